@@ -1,0 +1,57 @@
+# `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := rayhaul tasks actors serve_app dashboards tests
+
+.PHONY: help demo test lint fmt type unit ledger integration simulation cluster clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.base:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.cluster: $(VENV)/.base setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cluster]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.cluster
+
+demo: $(VENV)/.cluster ## start a cluster, download a real file (or URL=…) into its bucket, verify it, stop
+	$(BIN)/python -m serve_app.demo $(if $(URL),'$(URL)')
+
+test: lint unit ledger simulation integration cluster ## all that a commit must pass
+
+lint: $(VENV)/.dev ## style, types, import contracts
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports --no-cache
+
+fmt: $(VENV)/.dev ## put the code into house style
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+unit: $(VENV)/.dev ## pure parts: no network, no processes
+	$(BIN)/pytest tests/unit
+
+ledger: $(VENV)/.dev ## one suite on SQLite and on PostgreSQL
+	$(BIN)/pytest tests/ledger
+
+simulation: $(VENV)/.dev ## scheduler and agents on a fake clock, seeded faults
+	$(BIN)/pytest tests/simulation
+
+integration: $(VENV)/.dev ## real HTTP, real S3 server
+	$(BIN)/pytest tests/integration
+
+cluster: $(VENV)/.dev ## a real Ray cluster
+	$(BIN)/pytest tests/cluster
+
+clean: ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

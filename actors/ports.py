@@ -1,0 +1,135 @@
+"""All that the API sees of the scheduler, and all that the scheduler and its agents see of each other.
+
+Everything behind these Protocols can be in the same process (tests, simulation) or across Ray (runtime.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from rayhaul.capacity import AgentState, Capacity
+from rayhaul.job import Job, JobSpec, Progress
+from rayhaul.lease import AgentReport, Order, ReportReply
+from rayhaul.ledger.base import ApiKey, Viewer
+from rayhaul.metrics import Snapshot
+
+
+class Command(StrEnum):
+    """What a user may do to a job that exists."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    REQUEUE = "requeue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    user_id: str
+    correlation_id: str
+    specs: tuple[JobSpec, ...]
+    traceparent: str | None = None
+    #: (Idempotency-Key, SHA-256 of the canonical body), or None.
+    idempotency: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The jobs a submission made, in its order; `replayed` when an earlier one with the same key had made them."""
+
+    job_ids: tuple[str, ...]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressPage:
+    """Live progress that changed after the version asked for."""
+
+    #: Ask with this next time.
+    version: int
+    jobs: Mapping[str, Progress] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    agent: str
+    state: AgentState
+    capacity: Capacity
+    heartbeat_age_s: float
+    leases_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    #: Jobs waiting for an agent, by priority.
+    depth: Mapping[str, int]
+    oldest_age_s: float
+    paused: Sequence[str]
+    dead_letters_count: int
+
+
+class ControlPlane(Protocol):
+    """The scheduler, seen by the API.
+
+    Raises: RayhaulError; Unavailable while the scheduler cannot be reached. A call that raised it may have been
+    carried out: a submission is only safe to repeat with its Idempotency-Key.
+    """
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Return when the jobs are on disk. Raises: IdempotencyMismatch."""
+        ...
+
+    async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:
+        """Raises: NotFound, Conflict."""
+        ...
+
+    async def progress(self, since: int) -> ProgressPage: ...
+
+    async def agents(self) -> Sequence[AgentView]: ...
+
+    async def queue(self) -> QueueView: ...
+
+    async def create_key(self, key: ApiKey) -> None: ...
+
+    async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:
+        """Raises: NotFound."""
+        ...
+
+    async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
+        """Take what a replica has counted; return the sum over the cluster."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether the ledger can be written and an agent is online."""
+        ...
+
+
+class AgentPool(Protocol):
+    """The agents, seen by the scheduler. Calls may fail or be lost; the next report tells the truth."""
+
+    async def assign(self, agent: str, orders: Sequence[Order]) -> None: ...
+
+    async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None: ...
+
+    async def add(self, agent: str) -> None:
+        """Start the agent of that name unless it exists."""
+        ...
+
+    async def drain(self, agent: str) -> None:
+        """Ask the agent to finish what it holds and to exit."""
+        ...
+
+    async def names(self) -> Sequence[str]:
+        """Return the names of agents that exist or are being started."""
+        ...
+
+
+class Reports(Protocol):
+    """The scheduler, seen by an agent."""
+
+    async def report(self, report: AgentReport) -> ReportReply:
+        """Raises: Unavailable; the same report may then be sent again."""
+        ...

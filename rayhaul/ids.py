@@ -1,0 +1,44 @@
+"""Identifiers: time-ordered, random, and made by a factory that tests can replace."""
+
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+
+NewId = Callable[[str], str]
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+
+
+def _base32(value: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        value, digit = divmod(value, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+class IdFactory:
+    """Makes ids like `job_01jd…`: 48 bits of milliseconds and 80 random bits (the ULID layout, ulid/spec).
+
+    Ids of one factory never go backwards, so a batch keeps its order when sorted by id.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._last = 0
+
+    def __call__(self, prefix: str) -> str:
+        fresh = (int(self._clock() * 1000) << 80) | secrets.randbits(80)
+        # Within one millisecond, or when the clock steps back, count on from the last id.
+        self._last = fresh if fresh >> 80 > self._last >> 80 else self._last + 1 + secrets.randbits(16)
+        return f"{prefix}_{_base32(self._last, 26)}"
+
+
+def correlation_id(offered: str | None) -> str:
+    """Return the caller's correlation id when it is sane (8 to 64 of `A-Za-z0-9._-`), else a new UUIDv4."""
+    if offered and _CORRELATION_ID.fullmatch(offered):
+        return offered
+    return str(uuid.uuid4())

@@ -1,0 +1,255 @@
+"""What scheduler and agents say to each other: orders one way, notices the other.
+
+Laws of this file:
+1. Every value is frozen and picklable; nothing here knows Ray, HTTP or S3.
+2. A lease is an agent's right to a stripe. Whatever is reported under it names its `lease_id` and `epoch`; the
+   scheduler refuses what does not match the ledger, and the agent stops at once.
+3. Notices carry an id and are sent again until acknowledged; receiving one twice changes nothing.
+4. Part numbers run from 1 (S3); a stripe is half-open: `first_part <= number < end_part`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from rayhaul.capacity import Capacity
+from rayhaul.errors import Failure
+from rayhaul.job import JobResult, Metadata
+from rayhaul.metrics import Snapshot
+
+
+class SessionState(StrEnum):
+    #: Parts may be added.
+    OPEN = "open"
+    #: Its object stands in the bucket.
+    COMPLETED = "completed"
+    #: To be aborted; an agent is asked until it confirms.
+    ABORTING = "aborting"
+    #: Gone from the store, confirmed.
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSession:
+    """One multipart upload of one pinned version of the source."""
+
+    session_id: str
+    job_id: str
+    bucket: str
+    key: str
+    upload_id: str
+    #: Size of every part but the last.
+    part_bytes: int
+    #: None where the source did not say.
+    size_bytes: int | None
+    state: SessionState
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartDone:
+    """A part that the store has acknowledged. `etag` is unquoted."""
+
+    session_id: str
+    number: int
+    size_bytes: int
+    etag: str
+    #: CRC-64/NVME of its bytes as they passed through the agent.
+    crc64nvme: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A stripe of a job in an agent's hands: a row of the ledger."""
+
+    lease_id: str
+    job_id: str
+    epoch: int
+    agent: str
+    #: Names one life of the agent's process; a restarted agent holds nothing.
+    incarnation: str
+    first_part: int
+    end_part: int
+    granted_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """Who and what an order belongs to; bound to every log line it causes."""
+
+    job_id: str
+    user_id: str
+    correlation_id: str
+    attempt: int = 0
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOrder:
+    """Fetch the file's metadata. Not durable: repeating it changes nothing."""
+
+    order_id: str
+    context: JobContext
+    url: str
+    headers: Mapping[str, str]
+    filename: str | None
+    size_bytes_max: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferOrder:
+    """Move the parts `first_part <= n < end_part` of a pinned version into the bucket, then commit it."""
+
+    lease_id: str
+    epoch: int
+    context: JobContext
+    url: str
+    headers: Mapping[str, str]
+    pin: Metadata
+    bucket: str
+    key: str
+    #: Uniform size of parts, chosen by the plan.
+    part_bytes: int
+    first_part: int
+    end_part: int
+    connections: int
+    #: `algorithm:value` the object must have, or None.
+    checksum: str | None
+    size_bytes_max: int | None
+    bandwidth_bytes_per_s: int | None
+    #: The upload to go on with; None asks the agent to open one (or to use a single PUT).
+    session: UploadSession | None
+    #: Parts of that session the ledger knows.
+    parts_done: tuple[PartDone, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortOrder:
+    """Abort an upload nobody will finish, and see that it is gone."""
+
+    session_id: str
+    context: JobContext
+    bucket: str
+    key: str
+    upload_id: str
+
+
+Order = ProbeOrder | TransferOrder | AbortOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    notice_id: str
+    order_id: str
+    job_id: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFailed:
+    notice_id: str
+    order_id: str
+    job_id: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOpened:
+    """An upload was created. The agent sends no part before this is acknowledged."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+    session: UploadSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsDone:
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+    parts: tuple[PartDone, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitAsked:
+    """All parts are in. The agent completes the upload only after the acknowledgement."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """The object stands in the bucket and was verified."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+    result: JobResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseFailed:
+    """The lease ended without an object; the scheduler decides what follows."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aborted:
+    notice_id: str
+    session_id: str
+    job_id: str
+
+
+Notice = Probed | ProbeFailed | SessionOpened | PartsDone | CommitAsked | Transferred | LeaseFailed | Aborted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseProgress:
+    """How far one lease is. `bytes_done` counts the bytes of the whole session that are safe or on their way."""
+
+    lease_id: str
+    job_id: str
+    bytes_done: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentReport:
+    """A heartbeat: who I am, what I hold, what happened. Sent every second, and at once when a notice waits."""
+
+    agent: str
+    incarnation: str
+    #: Grows with each report of an incarnation; an older one is ignored.
+    seq: int
+    capacity: Capacity
+    draining: bool
+    #: Lease and order ids in hand when the report was sent.
+    held: frozenset[str]
+    progress: tuple[LeaseProgress, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    metrics: Snapshot = field(default_factory=Snapshot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportReply:
+    """The scheduler's answer, given only after what the report caused is durable."""
+
+    #: Notices dealt with, whether accepted or not: send them no more.
+    acknowledged: frozenset[str]
+    #: Of those, the ones refused as stale.
+    refused: frozenset[str]
+    #: Leases the agent holds no longer: stop them, write nothing.
+    revoked: frozenset[str]

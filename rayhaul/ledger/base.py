@@ -1,0 +1,180 @@
+"""The seam of the ledger: what the scheduler writes and everybody reads.
+
+Laws of this file:
+1. `commit` is one transaction: all of a batch or nothing, on disk (fsync) when it returns.
+2. One writer decides: a changed job names the version it was made from by its own (`version - 1`); where the ledger
+   holds another one, somebody else wrote and the whole batch is refused.
+3. A reader says who reads (`Viewer`) first; a job of somebody else does not exist for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from rayhaul.errors import ServiceError
+from rayhaul.job import EventRecord, Job, JobStatus
+from rayhaul.lease import Lease, PartDone, UploadSession
+
+
+class Role(StrEnum):
+    #: Sees and steers its own jobs.
+    USER = "user"
+    #: Sees and steers everything.
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    user_id: str
+    role: Role = Role.USER
+
+    @property
+    def sees_all(self) -> bool:
+        return self.role is Role.OPERATOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as stored: the secret itself is nowhere, only its SHA-256."""
+
+    key_id: str
+    user_id: str
+    role: Role
+    secret_sha256: str
+    name: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyRecord:
+    """An Idempotency-Key a user has spent, and the jobs it made (in the order asked)."""
+
+    user_id: str
+    key: str
+    #: SHA-256 of the canonical request body.
+    fingerprint: str
+    job_ids: tuple[str, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxRecord:
+    """A message to be delivered at least once, written with the change it tells of."""
+
+    outbox_id: str
+    job_id: str
+    user_id: str
+    #: Where to: the job's webhook.
+    url: str
+    event: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one turn of the scheduler makes durable."""
+
+    jobs_new: Sequence[Job] = ()
+    jobs_changed: Sequence[Job] = ()
+    events: Sequence[EventRecord] = ()
+    leases_granted: Sequence[Lease] = ()
+    #: Lease ids.
+    leases_ended: Sequence[str] = ()
+    #: New ones and changed ones, by `session_id`.
+    sessions: Sequence[UploadSession] = ()
+    #: New ones and sent-again ones, by (`session_id`, `number`).
+    parts: Sequence[PartDone] = ()
+    idempotency: Sequence[IdempotencyRecord] = ()
+    outbox: Sequence[OutboxRecord] = ()
+    keys: Sequence[ApiKey] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(getattr(self, name) for name in self.__slots__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    status: JobStatus | None = None
+    #: (key, value) a job must be tagged with.
+    tag: tuple[str, str] | None = None
+    dead_lettered: bool = False
+    #: Jobs older than this id.
+    before_id: str | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerState:
+    """What a scheduler rebuilds itself from."""
+
+    #: Every job that is not final, oldest first.
+    open_jobs: Sequence[Job] = ()
+    leases: Sequence[Lease] = ()
+    #: Sessions that are open or aborting.
+    sessions: Sequence[UploadSession] = ()
+    dead_letters_count: int = 0
+    #: Counts of all jobs ever by status, for the counters.
+    totals: Mapping[JobStatus, int] = field(default_factory=dict)
+
+
+class LedgerConflict(ServiceError):
+    """Another writer changed the ledger under us."""
+
+    code = "internal"
+
+
+class Ledger(Protocol):
+    """Raises: Unavailable where the database cannot be used for the moment."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Write the batch.
+
+        Raises: LedgerConflict where a job's version is not the expected one; nothing is written then.
+        """
+        ...
+
+    async def job(self, viewer: Viewer, job_id: str) -> Job:
+        """Raises: NotFound."""
+        ...
+
+    async def jobs(self, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
+        """Return at most `limit` jobs, newest first."""
+        ...
+
+    async def history(self, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
+        """Return a job's events, oldest first. Raises: NotFound."""
+        ...
+
+    async def events_after(
+        self, viewer: Viewer, seq: int, *, job_id: str | None = None, limit: int = 1000
+    ) -> Sequence[EventRecord]:
+        """Return events with a greater `seq`, oldest first; of one job or of all the viewer may see."""
+        ...
+
+    async def last_seq(self) -> int: ...
+
+    async def state(self) -> LedgerState: ...
+
+    async def parts(self, session_id: str) -> Sequence[PartDone]:
+        """Return a session's parts by number."""
+        ...
+
+    async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
+        """Return what is known of these (user id, Idempotency-Key) pairs."""
+        ...
+
+    async def forget_spent(self, before: datetime) -> int:
+        """Delete idempotency records made before a time; return how many."""
+        ...
+
+    async def key(self, key_id: str) -> ApiKey | None: ...
+
+    async def keys(self, viewer: Viewer) -> Sequence[ApiKey]: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,179 @@
+"""The one Settings value: read once at a composition root, handed down by value.
+
+Environment variables have the prefix `RAYHAUL_` and `__` between group and field (`RAYHAUL_S3__BUCKET`); a `.env` file
+in the working directory and a YAML file named by `RAYHAUL_CONFIG` come after them. Actors get their groups in their
+constructors and never read the environment: it would be the wrong machine's.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+MIB = 1024 * 1024
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(entry.strip() for entry in value.split(",") if entry.strip())
+    if isinstance(value, int):
+        return (value,)
+    return value
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class S3Settings(_Group):
+    """The bucket. With none of these set, the embedded cluster starts one of its own."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint; empty means AWS.")
+    bucket: str | None = Field(None, description="Name of the bucket.")
+    region: str = Field("auto", description="Region; `auto` for Cloudflare R2.")
+    access_key_id: str | None = Field(None, description="Access key; empty means boto3's own credential chain.")
+    secret_access_key: SecretStr | None = Field(None, description="Secret key.")
+    prefix: str = Field("", description="Put before every object key.")
+    presign_expires_s: int = Field(900, gt=0, le=604_800, description="Life of a download link, seconds.")
+    threads_max: int = Field(16, gt=0, description="Threads for the store's control calls, per process.")
+
+    @property
+    def is_set(self) -> bool:
+        return self.bucket is not None
+
+
+class LedgerSettings(_Group):
+    url: str | None = Field(
+        None, description="`sqlite:///path` or `postgresql://…`; empty means SQLite in the data directory."
+    )
+    pool_max: int = Field(4, gt=0, description="Connections for reading, per process.")
+    busy_timeout_s: float = Field(10, gt=0, description="Wait for a locked database, seconds.")
+
+
+class EgressSettings(_Group):
+    """Where the cluster may connect to on behalf of users."""
+
+    allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="CIDRs or `host:port` that would be refused otherwise, separated by commas."
+    )
+    ports: Annotated[tuple[int, ...], NoDecode] = Field((80, 443), description="Ports that may be fetched from.")
+    redirects_max: int = Field(5, ge=0, description="Redirects followed for one request.")
+    dns_timeout_s: float = Field(5, gt=0, description="Longest wait for a name, seconds.")
+
+    _split = field_validator("allow", "ports", mode="before")(_split_commas)
+
+
+class SourceSettings(_Group):
+    connect_timeout_s: float = Field(10, gt=0, description="Longest wait for a connection, TLS included, seconds.")
+    first_byte_timeout_s: float = Field(30, gt=0, description="Longest wait for a response's headers, seconds.")
+    stall_timeout_s: float = Field(30, gt=0, description="Longest silence in a body, seconds.")
+    probe_timeout_s: float = Field(20, gt=0, description="Longest metadata probe, redirects included, seconds.")
+    read_buffer_bytes: int = Field(2 * MIB, gt=0, description="Read buffer of one connection.")
+    user_agent: str = Field("rayhaul", description="User-Agent sent to sources.")
+
+
+class TransferSettings(_Group):
+    part_bytes_min: int = Field(16 * MIB, ge=5 * MIB, description="Size of a part, unless the file needs larger ones.")
+    single_put_bytes_max: int = Field(16 * MIB, gt=0, description="Files up to this size go up in one PUT.")
+    part_attempts_max: int = Field(5, gt=0, description="Tries of one part within a lease.")
+    retry_base_s: float = Field(1, gt=0, description="First backoff, seconds.")
+    retry_factor: float = Field(4, gt=1, description="Growth of the backoff.")
+    retry_cap_s: float = Field(60, gt=0, description="Longest backoff, seconds.")
+    attempts_max: int = Field(5, gt=0, description="Attempts of a job whose failures can be retried.")
+    size_bytes_max: int = Field(5 * 1024**4, gt=0, description="Largest file accepted.")
+
+
+class ScalingSettings(_Group):
+    agents_min: int = Field(1, ge=0, description="Agents never fall below this.")
+    agents_max: int = Field(8, gt=0, description="Agents never rise above this.")
+    cooldown_s: float = Field(180, ge=0, description="Quiet time after a change, seconds.")
+
+
+class AgentSettings(_Group):
+    slots: int = Field(32, gt=0, description="Leases one agent runs at once.")
+    probe_slots: int = Field(32, gt=0, description="Metadata probes one agent runs at once.")
+    connections_max: int = Field(64, gt=0, description="Connections one agent opens to sources at once.")
+    memory_bytes_max: int = Field(256 * MIB, gt=0, description="Memory for buffered parts, per agent.")
+    bandwidth_bytes_per_s_max: int | None = Field(None, gt=0, description="Bandwidth of one agent; empty: no limit.")
+
+
+class LivenessSettings(_Group):
+    heartbeat_s: float = Field(1, gt=0, description="Time between two reports of an agent, seconds.")
+    offline_s: float = Field(60, gt=0, description="Silence after which an agent counts as lost, seconds.")
+    self_fence_s: float = Field(
+        45, gt=0, description="An agent without an answer for this long stops by itself, seconds."
+    )
+    stalled_s: float = Field(
+        120, gt=0, description="Silence of a job's progress after which it is handed back, seconds."
+    )
+    requeues_max: int = Field(3, ge=0, description="Times a job is handed back before it fails.")
+
+
+class HostsSettings(_Group):
+    connections_max: int = Field(32, gt=0, description="Connections to one origin host, cluster-wide.")
+
+
+class ApiSettings(_Group):
+    rate_per_minute: int = Field(6000, gt=0, description="Requests of one key per minute.")
+    body_bytes_max: int = Field(32 * MIB, gt=0, description="Largest request body.")
+    batch_jobs_max: int = Field(10_000, gt=0, description="Jobs in one batch.")
+    event_poll_s: float = Field(0.1, gt=0, description="Time between two looks for new events, seconds.")
+    sse_heartbeat_s: float = Field(
+        15, gt=0, description="Silence on an event stream after which a comment is sent, seconds."
+    )
+    sse_streams_max: int = Field(2000, gt=0, description="Open event streams of one replica.")
+    key_cache_s: float = Field(5, ge=0, description="How long a checked API key is remembered, seconds.")
+    idempotency_keep_s: float = Field(86_400, gt=0, description="How long an Idempotency-Key is remembered, seconds.")
+    replicas: int = Field(1, gt=0, description="Replicas of the API.")
+
+
+class OtlpSettings(_Group):
+    endpoint: str | None = Field(None, description="OTLP endpoint for traces; empty: off.")
+
+
+class _YamlFromEnvironment(YamlConfigSettingsSource):
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls, yaml_file=os.environ.get("RAYHAUL_CONFIG"))
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="RAYHAUL_", env_nested_delimiter="__", env_file=".env", frozen=True, extra="ignore"
+    )
+
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    data_dir: Path = Field(Path("~/.rayhaul"), description="Where the embedded cluster keeps its data.")
+    s3: S3Settings = S3Settings()
+    ledger: LedgerSettings = LedgerSettings()
+    egress: EgressSettings = EgressSettings()
+    source: SourceSettings = SourceSettings()
+    transfer: TransferSettings = TransferSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    agent: AgentSettings = AgentSettings()
+    liveness: LivenessSettings = LivenessSettings()
+    hosts: HostsSettings = HostsSettings()
+    api: ApiSettings = ApiSettings()
+    otlp: OtlpSettings = OtlpSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources: Sequence[PydanticBaseSettingsSource] = (init_settings, env_settings, dotenv_settings)
+        if os.environ.get("RAYHAUL_CONFIG"):
+            sources = (*sources, _YamlFromEnvironment(settings_cls))
+        return tuple(sources)

@@ -1,0 +1,224 @@
+"""The JSON shapes of the HTTP API, shared by server and client.
+
+camelCase outside, snake case inside; times are RFC 3339 UTC with milliseconds. Requests refuse unknown fields;
+responses take them, so that an old client reads a newer server. Domain values are never serialised; serve_app maps.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+from rayhaul.job import JobStatus, Priority
+
+
+def timestamp(moment: datetime) -> str:
+    """Return RFC 3339 in UTC with milliseconds.
+
+    >>> timestamp(datetime(2026, 1, 2, 3, 4, 5, 678901, UTC))
+    '2026-01-02T03:04:05.678Z'
+    """
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str, when_used="json")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid")
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_alias=True, validate_by_name=True, extra="ignore", frozen=True
+    )
+
+
+class JobRequest(_Request):
+    """A job, asked for: only `url` is needed."""
+
+    url: str = Field(min_length=1, max_length=8192, examples=["https://files.example/data.tar"])
+    mirrors: list[Annotated[str, Field(min_length=1, max_length=8192)]] = Field(default=[], max_length=16)
+    key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")
+    filename: str | None = Field(None, min_length=1, max_length=255)
+    headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")
+    checksum: str | None = Field(None, description="`sha256:hex`, `md5:hex` or `crc64nvme:base64`.")
+    priority: Priority = Priority.NORMAL
+    tags: dict[str, str] = Field(default={}, max_length=32)
+    webhook: str | None = Field(None, max_length=8192)
+    connections: int = Field(8, ge=1, le=64)
+    bandwidth_bytes_per_second: int | None = Field(None, ge=1)
+    not_before: datetime | None = None
+    size_bytes_max: int | None = Field(None, ge=0)
+    dedupe: bool = False
+    refresh_webhook: str | None = Field(None, max_length=8192)
+
+
+class BatchRequest(_Request):
+    #: The most is a setting (`api.batch_jobs_max`), checked by the route.
+    jobs: list[JobRequest] = Field(min_length=1)
+
+
+class Destination(_Response):
+    bucket: str
+    key: str | None
+
+
+class MetadataView(_Response):
+    size_bytes: int | None
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+    rangeable: bool
+    filename: str
+    final_url: str
+    fetch_ms: int
+
+
+class ProgressView(_Response):
+    bytes: int
+    bytes_total: int | None
+    bytes_per_second: float
+    eta_seconds: float | None
+    parts_done: int
+    parts_total: int | None
+
+
+class ResultView(_Response):
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    sha256: str | None = None
+    crc64nvme: str | None = None
+
+
+class ErrorView(_Response):
+    code: str
+    message: str
+    fault: str
+    retryable: bool
+
+
+class JobView(_Response):
+    """A job, answered. Secrets (user info, header values, query strings) never come back."""
+
+    id: str
+    status: JobStatus
+    url: str
+    filename: str | None
+    priority: Priority
+    tags: dict[str, str]
+    destination: Destination
+    metadata: MetadataView | None
+    progress: ProgressView
+    attempt: int
+    requeues: int
+    checksum: str | None
+    result: ResultView | None
+    error: ErrorView | None
+    agents: list[str]
+    correlation_id: str
+    user_id: str
+    created_at: Timestamp
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+    next_attempt_at: Timestamp | None
+
+
+class JobPage(_Response):
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+class JobRef(_Response):
+    id: str
+
+
+class BatchAccepted(_Response):
+    jobs: list[JobRef]
+
+
+class EventView(_Response):
+    """A row of the history, and the `data:` of a server-sent event. `seq` is None for progress."""
+
+    seq: int | None
+    ts: Timestamp
+    event: str
+    job_id: str
+    user_id: str
+    correlation_id: str
+    status: JobStatus
+    payload: dict[str, Any]
+
+
+class EventPage(_Response):
+    events: list[EventView]
+
+
+class DownloadLink(_Response):
+    url: str
+    expires_at: Timestamp
+
+
+class CapacityView(_Response):
+    agent: str
+    state: str
+    capacity_pct: float
+    slots: int
+    slots_used: int
+    bytes_per_second: float
+    heartbeat_age_seconds: float
+    leases: int
+
+
+class AgentsPage(_Response):
+    agents: list[CapacityView]
+
+
+class QueueReport(_Response):
+    depth: dict[str, int]
+    oldest_age_seconds: float
+    paused: list[str]
+    dlq_depth: int
+
+
+class KeyRequest(_Request):
+    user: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
+    role: Literal["user", "operator"] = "user"
+    name: str = Field("", max_length=100)
+    expires_at: datetime | None = None
+
+
+class KeyView(_Response):
+    id: str
+    user_id: str
+    role: str
+    name: str
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    revoked_at: Timestamp | None
+
+
+class KeyCreated(KeyView):
+    #: Shown this once.
+    key: str
+
+
+class KeysPage(_Response):
+    keys: list[KeyView]
+
+
+class Problem(_Response):
+    """An error (RFC 9457), with the stable `code` and the correlation id."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    correlation_id: str
+    instance: str | None = None
+    #: Which fields were wrong, where that is known.
+    errors: list[dict[str, Any]] | None = None
