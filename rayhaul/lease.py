@@ -224,6 +224,9 @@ class LeaseProgress:
     job_id: str
     bytes_done: int
     bytes_per_s: float
+    parts_done: int = 0
+    #: None while it is not known.
+    parts_total: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +239,8 @@ class AgentReport:
     seq: int
     capacity: Capacity
     draining: bool
+    #: The last report: the agent holds nothing and exits.
+    leaving: bool = False
     #: Lease and order ids in hand when the report was sent.
     held: frozenset[str]
     progress: tuple[LeaseProgress, ...] = ()

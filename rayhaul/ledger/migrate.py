@@ -1,0 +1,132 @@
+"""Bringing the ledger's tables up to date, from any earlier version, in one transaction.
+
+Laws of this file:
+1. Everything happens or nothing: both databases can undo the creation of tables.
+2. Several processes may start at once: one migrates, the others wait and find nothing to do.
+3. A ledger from a newer Rayhaul is refused: old code would write rows the newer one can not read.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from rayhaul.errors import ServiceError, Unavailable
+from rayhaul.ledger import connect
+from rayhaul.ledger.failures import DATABASE_ERRORS, classified
+from rayhaul.settings import LedgerSettings
+
+_SCRIPTS = Path(__file__).with_name("migrations")
+#: Longest wait for another process that migrates: it may have a large table to copy.
+_WAIT_MAX_S = 600
+_WAIT_STEP_S = 0.05
+
+
+def upgrade(url: str) -> None:
+    """Bring the ledger at `url` to the newest revision; an empty or missing one is created.
+
+    Raises: ServiceError where it is newer than this code; Unavailable.
+    """
+    parsed = connect.parse_url(url)
+    path = connect.sqlite_file(parsed)
+    try:
+        if path is None:
+            _upgrade(connect.migrator(parsed, lock_timeout_s=_WAIT_MAX_S))
+            return
+        connect.create_file(path)
+        with _alone(path):
+            _upgrade(connect.migrator(parsed, lock_timeout_s=LedgerSettings().busy_timeout_s))
+    except DATABASE_ERRORS as err:
+        raise _meaning(err) from err
+
+
+def check(url: str) -> None:
+    """Make sure that the ledger at `url` can be read by this code.
+
+    Raises: ServiceError where it is newer; Unavailable where it is older, and so about to be migrated by its writer.
+    """
+    engine = connect.readers(connect.parse_url(url), LedgerSettings(pool_max=1))
+    try:
+        with engine.connect() as connection:
+            found = _revision(connection)
+    except DATABASE_ERRORS as err:
+        raise _meaning(err) from err
+    finally:
+        engine.dispose()
+    if found != _scripts().get_current_head():
+        raise Unavailable("the ledger is not migrated yet")
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    try:
+        with engine.begin() as connection:
+            _revision(connection)
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """Return the ledger's revision, None where it is empty.
+
+    Raises: ServiceError where this code does not know it.
+    """
+    found = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if found is not None and found not in known:
+        raise ServiceError(f"the ledger was written by a newer Rayhaul (revision {found}): upgrade this one")
+    return found
+
+
+def _config() -> Config:
+    config = Config()
+    # The option's value is a format string: % is doubled.
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_SCRIPTS))
+
+
+def _meaning(error: Exception) -> Exception:
+    return classified(error) or error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock file beside the database. BEGIN IMMEDIATE would not do: the switch to WAL is no transaction.
+
+    Raises: Unavailable.
+    """
+    try:
+        lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as err:
+        raise Unavailable(f"the ledger's lock file can not be opened: {err.strerror}") from err
+    try:
+        deadline_s = time.monotonic() + _WAIT_MAX_S
+        while not _try_lock(lock):
+            if time.monotonic() > deadline_s:
+                raise Unavailable("another process is still migrating the ledger")
+            time.sleep(_WAIT_STEP_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

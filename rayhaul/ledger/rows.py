@@ -1,0 +1,330 @@
+"""Rows and values: each way one explicit function per kind. Pure, and on the hot path of every commit.
+
+A row going in is a dict by column name, a row coming out anything with the columns as attributes; times are datetimes
+and documents are dicts on this side, the column types do the rest.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rayhaul.errors import Failure, Fault
+from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
+from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
+from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role
+
+Values = dict[str, Any]
+
+
+def _spec_document(spec: JobSpec) -> Values:
+    """Return what was asked for, without priority and tags: they have columns."""
+    return {
+        "url": spec.url,
+        "mirrors": spec.mirrors,
+        "key": spec.key,
+        "filename": spec.filename,
+        "headers": dict(spec.headers),
+        "checksum": spec.checksum,
+        "webhook": spec.webhook,
+        "connections": spec.connections,
+        "bandwidth_bytes_per_s": spec.bandwidth_bytes_per_s,
+        "not_before": None if spec.not_before is None else spec.not_before.timestamp(),
+        "size_bytes_max": spec.size_bytes_max,
+        "dedupe": spec.dedupe,
+        "refresh_webhook": spec.refresh_webhook,
+    }
+
+
+def _spec(document: Mapping[str, Any], priority: str, tags: Mapping[str, str]) -> JobSpec:
+    not_before = document["not_before"]
+    return JobSpec(
+        url=document["url"],
+        mirrors=tuple(document["mirrors"]),
+        key=document["key"],
+        filename=document["filename"],
+        headers=document["headers"],
+        checksum=document["checksum"],
+        priority=Priority(priority),
+        tags=tags,
+        webhook=document["webhook"],
+        connections=document["connections"],
+        bandwidth_bytes_per_s=document["bandwidth_bytes_per_s"],
+        not_before=None if not_before is None else datetime.fromtimestamp(not_before, UTC),
+        size_bytes_max=document["size_bytes_max"],
+        dedupe=document["dedupe"],
+        refresh_webhook=document["refresh_webhook"],
+    )
+
+
+def _metadata_document(metadata: Metadata) -> Values:
+    return {
+        "size_bytes": metadata.size_bytes,
+        "content_type": metadata.content_type,
+        "etag": metadata.etag,
+        "last_modified": metadata.last_modified,
+        "rangeable": metadata.rangeable,
+        "filename": metadata.filename,
+        "final_url": metadata.final_url,
+        "fetch_ms": metadata.fetch_ms,
+    }
+
+
+def _result_document(result: JobResult) -> Values:
+    return {
+        "bucket": result.bucket,
+        "key": result.key,
+        "size_bytes": result.size_bytes,
+        "etag": result.etag,
+        "sha256": result.sha256,
+        "crc64nvme": result.crc64nvme,
+        "parts_count": result.parts_count,
+    }
+
+
+def _failure_document(failure: Failure) -> Values:
+    return {
+        "code": failure.code,
+        "message": failure.message,
+        "fault": failure.fault,
+        "retryable": failure.retryable,
+        "retry_after_s": failure.retry_after_s,
+    }
+
+
+def _failure(document: Mapping[str, Any]) -> Failure:
+    return Failure(
+        code=document["code"],
+        message=document["message"],
+        fault=Fault(document["fault"]),
+        retryable=document["retryable"],
+        retry_after_s=document["retry_after_s"],
+    )
+
+
+def job_asked(job: Job) -> Values:
+    """Return the columns that never change."""
+    return {
+        "id": job.id,
+        "user_id": job.user_id,
+        "correlation_id": job.correlation_id,
+        "traceparent": job.traceparent,
+        "priority": job.spec.priority,
+        "tags": dict(job.spec.tags),
+        "spec": _spec_document(job.spec),
+        "created_at": job.created_at,
+    }
+
+
+def job_state(job: Job) -> Values:
+    """Return the columns that change, the version included."""
+    return {
+        "status": job.status,
+        "key": job.key,
+        "metadata": None if job.metadata is None else _metadata_document(job.metadata),
+        "result": None if job.result is None else _result_document(job.result),
+        "error": None if job.error is None else _failure_document(job.error),
+        "attempt": job.attempt,
+        "requeues": job.requeues,
+        "epoch": job.epoch,
+        "version": job.version,
+        "agents": job.agents,
+        "started_at": job.started_at,
+        "completed_at": job.completed_at,
+        "next_attempt_at": job.next_attempt_at,
+        "dead_lettered_at": job.dead_lettered_at,
+    }
+
+
+def job(row: Any) -> Job:
+    return Job(
+        id=row.id,
+        user_id=row.user_id,
+        correlation_id=row.correlation_id,
+        spec=_spec(row.spec, row.priority, row.tags),
+        created_at=row.created_at,
+        status=JobStatus(row.status),
+        key=row.key,
+        traceparent=row.traceparent,
+        metadata=None if row.metadata is None else Metadata(**row.metadata),
+        result=None if row.result is None else JobResult(**row.result),
+        error=None if row.error is None else _failure(row.error),
+        attempt=row.attempt,
+        requeues=row.requeues,
+        epoch=row.epoch,
+        version=row.version,
+        agents=tuple(row.agents),
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        next_attempt_at=row.next_attempt_at,
+        dead_lettered_at=row.dead_lettered_at,
+    )
+
+
+def event_values(event: EventRecord) -> Values:
+    """Return the row without `seq`: the database gives it."""
+    return {
+        "ts": event.ts,
+        "event": event.event,
+        "job_id": event.job_id,
+        "user_id": event.user_id,
+        "correlation_id": event.correlation_id,
+        "status": event.status,
+        "payload": dict(event.payload),
+    }
+
+
+def event(row: Any) -> EventRecord:
+    return EventRecord(
+        seq=row.seq,
+        ts=row.ts,
+        event=JobEvent(row.event),
+        job_id=row.job_id,
+        user_id=row.user_id,
+        correlation_id=row.correlation_id,
+        status=JobStatus(row.status),
+        payload=row.payload,
+    )
+
+
+def session_values(session: UploadSession) -> Values:
+    return {
+        "session_id": session.session_id,
+        "job_id": session.job_id,
+        "bucket": session.bucket,
+        "key": session.key,
+        "upload_id": session.upload_id,
+        "part_bytes": session.part_bytes,
+        "size_bytes": session.size_bytes,
+        "state": session.state,
+        "created_at": session.created_at,
+    }
+
+
+def session(row: Any) -> UploadSession:
+    return UploadSession(
+        session_id=row.session_id,
+        job_id=row.job_id,
+        bucket=row.bucket,
+        key=row.key,
+        upload_id=row.upload_id,
+        part_bytes=row.part_bytes,
+        size_bytes=row.size_bytes,
+        state=SessionState(row.state),
+        created_at=row.created_at,
+    )
+
+
+def part_values(part: PartDone) -> Values:
+    return {
+        "session_id": part.session_id,
+        "number": part.number,
+        "size_bytes": part.size_bytes,
+        "etag": part.etag,
+        "crc64nvme": part.crc64nvme,
+    }
+
+
+def part(row: Any) -> PartDone:
+    return PartDone(
+        session_id=row.session_id,
+        number=row.number,
+        size_bytes=row.size_bytes,
+        etag=row.etag,
+        crc64nvme=row.crc64nvme,
+    )
+
+
+def lease_values(lease: Lease) -> Values:
+    return {
+        "lease_id": lease.lease_id,
+        "job_id": lease.job_id,
+        "epoch": lease.epoch,
+        "agent": lease.agent,
+        "incarnation": lease.incarnation,
+        "first_part": lease.first_part,
+        "end_part": lease.end_part,
+        "granted_at": lease.granted_at,
+    }
+
+
+def lease(row: Any) -> Lease:
+    return Lease(
+        lease_id=row.lease_id,
+        job_id=row.job_id,
+        epoch=row.epoch,
+        agent=row.agent,
+        incarnation=row.incarnation,
+        first_part=row.first_part,
+        end_part=row.end_part,
+        granted_at=row.granted_at,
+    )
+
+
+def idempotency_values(record: IdempotencyRecord) -> Values:
+    return {
+        "user_id": record.user_id,
+        "key": record.key,
+        "fingerprint": record.fingerprint,
+        "job_ids": record.job_ids,
+        "created_at": record.created_at,
+    }
+
+
+def idempotency(row: Any) -> IdempotencyRecord:
+    return IdempotencyRecord(
+        user_id=row.user_id,
+        key=row.key,
+        fingerprint=row.fingerprint,
+        job_ids=tuple(row.job_ids),
+        created_at=row.created_at,
+    )
+
+
+def outbox_values(record: OutboxRecord) -> Values:
+    return {
+        "outbox_id": record.outbox_id,
+        "job_id": record.job_id,
+        "user_id": record.user_id,
+        "url": record.url,
+        "event": record.event,
+        "payload": dict(record.payload),
+        "created_at": record.created_at,
+    }
+
+
+def outbox(row: Any) -> OutboxRecord:
+    return OutboxRecord(
+        outbox_id=row.outbox_id,
+        job_id=row.job_id,
+        user_id=row.user_id,
+        url=row.url,
+        event=row.event,
+        payload=row.payload,
+        created_at=row.created_at,
+    )
+
+
+def key_values(key: ApiKey) -> Values:
+    return {
+        "key_id": key.key_id,
+        "user_id": key.user_id,
+        "role": key.role,
+        "secret_sha256": key.secret_sha256,
+        "name": key.name,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+def key(row: Any) -> ApiKey:
+    return ApiKey(
+        key_id=row.key_id,
+        user_id=row.user_id,
+        role=Role(row.role),
+        secret_sha256=row.secret_sha256,
+        name=row.name,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

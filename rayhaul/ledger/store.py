@@ -1,0 +1,168 @@
+"""The ledger on SQLite or PostgreSQL: synchronous drivers behind an async face.
+
+Laws of this file:
+1. One thread writes, with one connection; it carries out whole batches, so a commit is one hop, one transaction and
+   one fsync, however many rows it has.
+2. A caller that stops waiting does not undo its commit: the thread finishes what it began.
+3. After a failure the connection is closed and the next call opens a fresh one.
+4. A job's id, owner, correlation and spec are written once; a change to them is not.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from rayhaul.errors import Unavailable
+from rayhaul.job import EventRecord, Job
+from rayhaul.lease import PartDone
+from rayhaul.ledger import connect, migrate, read, write
+from rayhaul.ledger.base import (
+    ApiKey,
+    Batch,
+    IdempotencyRecord,
+    JobFilter,
+    Ledger,
+    LedgerState,
+    OutboxRecord,
+    Viewer,
+)
+from rayhaul.ledger.failures import DATABASE_ERRORS, classified
+from rayhaul.settings import LedgerSettings
+
+#: Calls that may wait for a thread. Beyond it they are refused: who waits behind so many has given up long before.
+_WAITING_MAX = 10_000
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+Begun = AbstractContextManager[sa.Connection]
+
+
+def open_ledger(settings: LedgerSettings, url: str, *, read_only: bool = False) -> "SqlLedger":
+    """Return the ledger at `url`, brought up to date first unless it is only to be read.
+
+    Raises: ServiceError where the URL is no good or the ledger was written by a newer Rayhaul; Unavailable where the
+    database can not be reached, or is only to be read and not there yet.
+    """
+    if read_only:
+        migrate.check(url)
+    else:
+        migrate.upgrade(url)
+    return SqlLedger(connect.parse_url(url), settings, read_only=read_only)
+
+
+class _Lane:
+    """An engine and the threads that use it, one connection each."""
+
+    def __init__(self, engine: sa.Engine, begun: Callable[[], Begun], *, threads: int, name: str) -> None:
+        self._engine = engine
+        self._begun = begun
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._waiting = 0
+        self._closed = False
+
+    async def call(self, work: Work[T]) -> T:
+        """Return what `work` returns, done in one of the threads.
+
+        Raises: Unavailable, and what `classified` makes of the database's errors.
+        """
+        if self._closed:
+            raise Unavailable("the ledger is closed")
+        if self._waiting >= _WAITING_MAX:
+            raise Unavailable("too many calls wait for the ledger")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, work)
+        finally:
+            self._waiting -= 1
+
+    def _run(self, work: Work[T]) -> T:
+        try:
+            with self._begun() as connection:
+                return work(connection)
+        except DATABASE_ERRORS as err:
+            meaning = classified(err)
+            if isinstance(meaning, Unavailable):
+                self._engine.dispose()
+            if meaning is None:
+                raise
+            raise meaning from err
+
+    async def close(self) -> None:
+        """Let the calls that were made finish, then close the connections."""
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
+
+
+class SqlLedger(Ledger):
+    """The ledger on a database; made by `open_ledger`."""
+
+    def __init__(self, url: sa.URL, settings: LedgerSettings, *, read_only: bool) -> None:
+        engine = connect.readers(url, settings)
+        self._readers = _Lane(engine, engine.connect, threads=settings.pool_max, name="ledger-read")
+        self._writer: _Lane | None = None
+        if not read_only:
+            engine = connect.writer(url, settings)
+            self._writer = _Lane(engine, engine.begin, threads=1, name="ledger-write")
+            self._writes = write.Writes(engine.dialect)
+
+    async def commit(self, batch: Batch) -> None:
+        if not batch.is_empty:
+            await self._write(lambda connection: self._writes.write(connection, batch))
+
+    async def job(self, viewer: Viewer, job_id: str) -> Job:
+        return await self._readers.call(lambda connection: read.job(connection, viewer, job_id))
+
+    async def jobs(self, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
+        return await self._readers.call(lambda connection: read.jobs(connection, viewer, wanted))
+
+    async def history(self, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
+        return await self._readers.call(lambda connection: read.history(connection, viewer, job_id))
+
+    async def events_after(
+        self, viewer: Viewer, seq: int, *, job_id: str | None = None, limit: int = 1000
+    ) -> Sequence[EventRecord]:
+        return await self._readers.call(lambda connection: read.events_after(connection, viewer, seq, job_id, limit))
+
+    async def last_seq(self) -> int:
+        return await self._readers.call(read.last_seq)
+
+    async def state(self) -> LedgerState:
+        return await self._readers.call(read.state)
+
+    async def parts(self, session_id: str) -> Sequence[PartDone]:
+        return await self._readers.call(lambda connection: read.parts(connection, session_id))
+
+    async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
+        return await self._readers.call(lambda connection: read.spent(connection, keys))
+
+    async def forget_spent(self, before: datetime) -> int:
+        return await self._write(lambda connection: write.forget_spent(connection, before))
+
+    async def outbox(self, limit: int) -> Sequence[OutboxRecord]:
+        """Return the oldest messages that are still to be delivered."""
+        return await self._readers.call(lambda connection: read.outbox(connection, limit))
+
+    async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
+        """Delete messages that were delivered or given up; return how many."""
+        return await self._write(lambda connection: write.forget_outbox(connection, outbox_ids))
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        return await self._readers.call(lambda connection: read.key(connection, key_id))
+
+    async def keys(self, viewer: Viewer) -> Sequence[ApiKey]:
+        return await self._readers.call(lambda connection: read.keys(connection, viewer))
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        await self._readers.close()
+
+    async def _write(self, work: Work[T]) -> T:
+        assert self._writer is not None, "the ledger was opened for reading only"
+        return await self._writer.call(work)

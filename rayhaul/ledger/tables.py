@@ -1,0 +1,218 @@
+"""The ledger's tables, alike on SQLite and PostgreSQL.
+
+Laws of this file:
+1. A column for each field that is filtered, sorted or updated often; the rest of a value is one JSON document.
+2. A time is an integer, milliseconds since 1970 in UTC: both databases agree on it and indexes stay small.
+3. An index stands here for a query in read.py, and says which. The migrations repeat all of this by hand.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_UNSIGNED_64 = 1 << 64
+_SIGNED_MAX = (1 << 63) - 1
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """An aware datetime, kept as milliseconds since 1970 (finer parts are cut off)."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else (value - _EPOCH) // _MILLISECOND
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+
+class Unsigned64(sa.types.TypeDecorator[int]):
+    """An unsigned 64-bit number in a BIGINT, which is signed in both databases: the upper half is kept negative."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return value - _UNSIGNED_64 if value is not None and value > _SIGNED_MAX else value
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else value % _UNSIGNED_64
+
+
+#: None is SQL NULL, not the JSON word null.
+_JSON = sa.JSON(none_as_null=True)
+
+#: Jobs a scheduler still has to do with. The planner takes a partial index only where the query repeats its condition
+#: word for word, so both use this text.
+OPEN_JOBS = "status NOT IN ('completed', 'failed', 'cancelled')"
+DEAD_LETTERS = "dead_lettered_at IS NOT NULL"
+LIVE_SESSIONS = "state IN ('open', 'aborting')"
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("created_at", Moment, nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, sa.ForeignKey("users.user_id"), nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("secret_sha256", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("expires_at", Moment),
+    sa.Column("revoked_at", Moment),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    # Ids are time-ordered: newest first is by id.
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, sa.ForeignKey("users.user_id"), nullable=False),
+    sa.Column("correlation_id", sa.Text, nullable=False),
+    sa.Column("traceparent", sa.Text),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("tags", _JSON, nullable=False),
+    #: The rest of what was asked for. With the columns above it never changes.
+    sa.Column("spec", _JSON, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("metadata", _JSON),
+    sa.Column("result", _JSON),
+    sa.Column("error", _JSON),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("requeues", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("agents", _JSON, nullable=False),
+    sa.Column("started_at", Moment),
+    sa.Column("completed_at", Moment),
+    sa.Column("next_attempt_at", Moment),
+    sa.Column("dead_lettered_at", Moment),
+    # A user's page of jobs.
+    sa.Index("jobs_by_user", "user_id", "id"),
+    # A page of jobs by status, and the counts of all jobs by status.
+    sa.Index("jobs_by_status", "status", "id"),
+    # The scheduler's start reads the few jobs that are not final among all there ever were.
+    sa.Index("jobs_open", "id", sqlite_where=sa.text(OPEN_JOBS), postgresql_where=sa.text(OPEN_JOBS)),
+    # The dead-letter queue and its depth: few of all jobs, asked for every few seconds.
+    sa.Index("jobs_dead", "id", sqlite_where=sa.text(DEAD_LETTERS), postgresql_where=sa.text(DEAD_LETTERS)),
+)
+
+job_tags = sa.Table(
+    "job_tags",
+    metadata,
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    # Jobs by tag, newest first.
+    sa.Index("job_tags_by_value", "key", "value", "job_id"),
+    sqlite_with_rowid=False,
+)
+
+job_events = sa.Table(
+    "job_events",
+    metadata,
+    # AUTOINCREMENT on SQLite: a number once given is never given again, so that a listener can resume after it.
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("ts", Moment, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("correlation_id", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("payload", _JSON, nullable=False),
+    # A job's history and its event stream.
+    sa.Index("job_events_by_job", "job_id", "seq"),
+    # The event stream of all that a user may see.
+    sa.Index("job_events_by_user", "user_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+upload_sessions = sa.Table(
+    "upload_sessions",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("upload_id", sa.Text, nullable=False),
+    sa.Column("part_bytes", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    # The scheduler's start reads the uploads somebody must still finish or abort.
+    sa.Index(
+        "upload_sessions_live",
+        "session_id",
+        sqlite_where=sa.text(LIVE_SESSIONS),
+        postgresql_where=sa.text(LIVE_SESSIONS),
+    ),
+)
+
+parts = sa.Table(
+    "parts",
+    metadata,
+    sa.Column("session_id", sa.Text, sa.ForeignKey("upload_sessions.session_id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
+    sa.Column("crc64nvme", Unsigned64),
+    sqlite_with_rowid=False,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("lease_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("incarnation", sa.Text, nullable=False),
+    sa.Column("first_part", sa.Integer, nullable=False),
+    sa.Column("end_part", sa.Integer, nullable=False),
+    sa.Column("granted_at", Moment, nullable=False),
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("job_ids", _JSON, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+    # Forgetting the old ones.
+    sa.Index("idempotency_keys_by_age", "created_at"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("outbox_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("payload", _JSON, nullable=False),
+    sa.Column("created_at", Moment, nullable=False),
+)

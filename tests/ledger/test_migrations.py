@@ -1,0 +1,170 @@
+"""The tables that migrations make are the tables the code uses, and making them is safe at any start."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from ledger_samples import ANN, a_job
+
+from rayhaul.errors import ServiceError, Unavailable
+from rayhaul.ledger import connect, migrate, tables
+from rayhaul.ledger.base import Batch, JobFilter
+from rayhaul.ledger.store import open_ledger
+from rayhaul.settings import LedgerSettings
+
+
+def definitions(connection: sa.Connection) -> list[str]:
+    """Return what the database itself says of its tables and indexes, in its own words."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
+    else:
+        query = """
+            SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+            UNION ALL SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid))
+                FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+            UNION ALL SELECT concat_ws(' ', table_name, column_name, data_type, is_nullable, column_default,
+                is_identity, identity_generation) FROM information_schema.columns WHERE table_schema = 'public'
+        """
+    return sorted(row[0] for row in connection.exec_driver_sql(query) if "alembic_version" not in row[0])
+
+
+def test_migrated_tables_are_the_code_s_tables(empty_url: str) -> None:
+    """Alembic finds no difference, and neither does the database: types, constraints, partial indexes, identities."""
+    migrate.upgrade(empty_url)
+    engine = sa.create_engine(connect.parse_url(empty_url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+        migrated = definitions(connection)
+        tables.metadata.drop_all(connection)
+        tables.metadata.create_all(connection)
+        assert definitions(connection) == migrated
+    engine.dispose()
+
+
+def test_migrating_again_changes_nothing(empty_url: str) -> None:
+    """Each start migrates; at the newest revision nothing happens."""
+    migrate.upgrade(empty_url)
+    engine = sa.create_engine(connect.parse_url(empty_url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        before = definitions(connection)
+    migrate.upgrade(empty_url)
+    with engine.begin() as connection:
+        assert definitions(connection) == before
+    engine.dispose()
+
+
+@pytest.mark.parametrize("open_it", [migrate.upgrade, migrate.check])
+def test_a_newer_ledger_is_refused(empty_url: str, open_it: object) -> None:
+    """Code that does not know the ledger's revision neither writes nor reads it, and says which one it is."""
+    migrate.upgrade(empty_url)
+    engine = sa.create_engine(connect.parse_url(empty_url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    assert callable(open_it)
+    with pytest.raises(ServiceError, match=r"newer Rayhaul \(revision 9999\)") as caught:
+        open_it(empty_url)
+    assert not caught.value.retryable
+
+
+def test_a_reader_waits_for_the_migration(empty_url: str) -> None:
+    """A replica that starts before the ledger is made is told to come again, and makes nothing itself."""
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            open_ledger(LedgerSettings(), empty_url, read_only=True)
+    migrate.upgrade(empty_url)
+    migrate.check(empty_url)
+
+
+def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
+    """All of it is one transaction: a table in the way leaves the ledger as it was."""
+    connect_url = connect.parse_url(empty_url)
+    if (path := connect.sqlite_file(connect_url)) is not None:
+        connect.create_file(path)
+    engine = sa.create_engine(connect_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE outbox (x INTEGER)")
+        before = definitions(connection)
+    with pytest.raises(sa.exc.DBAPIError):
+        migrate.upgrade(empty_url)
+    with engine.begin() as connection:
+        assert definitions(connection) == before
+        connection.exec_driver_sql("DROP TABLE outbox")
+    engine.dispose()
+    migrate.upgrade(empty_url)
+
+
+def test_several_processes_may_start_at_once(empty_url: str) -> None:
+    """Of processes that open an empty ledger together one migrates; all of them end up with a ledger that works."""
+    program = (
+        "import sys; from rayhaul.ledger.store import open_ledger; from rayhaul.settings import LedgerSettings;"
+        "print('ready', flush=True); sys.stdin.read(1); open_ledger(LedgerSettings(), sys.argv[1])"
+    )
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, empty_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("x")
+        child.stdin.flush()
+    outcomes = [(child.communicate(timeout=30)[1], child.returncode) for child in children]
+    assert outcomes == [("", 0)] * 4
+    migrate.check(empty_url)
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "a b.db", "100%.db", "what?.db", "ü#1.db"])
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """The path in a URL is taken as it stands, and the file is for its owner's eyes only, its WAL too."""
+    url = sa.URL.create("sqlite", database=str(tmp_path / name)).render_as_string()
+    ledger = open_ledger(LedgerSettings(), url)
+    await ledger.commit(Batch(jobs_new=[job := a_job()]))
+    assert await ledger.jobs(ANN, JobFilter()) == [job]
+    found = modes(tmp_path)
+    await ledger.close()
+    assert found == {f"{name}{end}": 0o600 for end in ("", ".lock", "-wal", "-shm")}
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("mysql://u:secret@h/x", "must begin with"),
+        ("postgresql+asyncpg://u:secret@h/x", "must begin with"),
+        ("secret", "can not be read"),
+        ("sqlite://", "must name a file"),
+        ("sqlite:///:memory:", "must name a file"),
+    ],
+)
+def test_a_url_that_is_none_is_refused(url: str, sentence: str) -> None:
+    """A URL we can not use is refused with a sentence that does not repeat the password."""
+    with pytest.raises(ServiceError, match=sentence) as caught:
+        open_ledger(LedgerSettings(), url)
+    assert "secret" not in caught.value.message
+
+
+def test_a_missing_directory_is_unavailable(tmp_path: Path) -> None:
+    """What the file system refuses is told with its own words."""
+    with pytest.raises(Unavailable, match="can not be created: No such file or directory"):
+        open_ledger(LedgerSettings(), f"sqlite:///{tmp_path}/none/ledger.db")
+    with pytest.raises(Unavailable, match="can not be opened"):
+        open_ledger(LedgerSettings(), f"sqlite:///{tmp_path}/none.db", read_only=True)
+    assert list(tmp_path.iterdir()) == []
