@@ -1,0 +1,62 @@
+"""How a file is cut into parts: all of one size but the last, no more of them than S3 takes.
+
+Part numbers run from 1; ranges are half-open. Cloudflare R2 refuses parts of different sizes (R2: multipart objects).
+"""
+
+from dataclasses import dataclass
+
+from rayhaul.errors import SourceTooLarge
+
+MIB = 1024**2
+GIB = 1024**3
+
+#: S3 and R2: part numbers 1 to 10,000.
+PARTS_MAX = 10_000
+#: R2 limits: an object may have 5 GiB less than 5 TiB. It is the lower one of the stores we know.
+OBJECT_BYTES_MAX = 5 * 1024 * GIB - 5 * GIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartPlan:
+    #: None where the source does not say; so is `parts_count` then.
+    size_bytes: int | None
+    #: Of every part but the last.
+    part_bytes: int
+    #: At least 1: an empty file is one empty part.
+    parts_count: int | None
+
+
+def plan_parts(size_bytes: int | None, *, part_bytes_min: int) -> PartPlan:
+    """Return parts of `part_bytes_min`, or of as many whole MiB more as the size needs.
+
+    >>> plan_parts(1024**4, part_bytes_min=16 * MIB).part_bytes // MIB
+    105
+
+    Raises: SourceTooLarge.
+    """
+    assert part_bytes_min > 0, part_bytes_min
+    if size_bytes is None:
+        return PartPlan(size_bytes=None, part_bytes=part_bytes_min, parts_count=None)
+    assert size_bytes >= 0, size_bytes
+    if size_bytes > OBJECT_BYTES_MAX:
+        raise SourceTooLarge(f"{size_bytes} bytes are more than an object may have ({OBJECT_BYTES_MAX})")
+    part_bytes = part_bytes_min
+    if _ceil_div(size_bytes, part_bytes) > PARTS_MAX:
+        part_bytes = _ceil_div(_ceil_div(size_bytes, PARTS_MAX), MIB) * MIB
+    return PartPlan(size_bytes=size_bytes, part_bytes=part_bytes, parts_count=max(1, _ceil_div(size_bytes, part_bytes)))
+
+
+def byte_range(plan: PartPlan, number: int) -> tuple[int, int]:
+    """Return (first, end) of a part's bytes in the file, half-open.
+
+    >>> byte_range(plan_parts(20 * MIB, part_bytes_min=16 * MIB), 2)
+    (16777216, 20971520)
+    """
+    assert plan.size_bytes is not None and plan.parts_count is not None, "the size is not known"  # noqa: PT018 - one fact
+    assert 1 <= number <= plan.parts_count, number
+    first = (number - 1) * plan.part_bytes
+    return first, min(plan.size_bytes, first + plan.part_bytes)
+
+
+def _ceil_div(dividend: int, divisor: int) -> int:
+    return -(-dividend // divisor)

@@ -1,0 +1,37 @@
+"""Which agent gets the next lease: the one with the largest share of its slots free."""
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """An agent that may take leases. `used` counts what the scheduler gave it, whatever it reported last."""
+
+    agent: str
+    slots: int
+    used: int
+
+
+class Spread:
+    """Hands out the free slots of agents, evenly by share in use. Ties go by name, so that the choice is repeatable."""
+
+    def __init__(self, loads: Mapping[str, Load]) -> None:
+        self._heap = [
+            (load.used / load.slots, name, load.used, load.slots)
+            for name, load in loads.items()
+            if load.slots > load.used
+        ]
+        heapq.heapify(self._heap)
+        self.free_slots = sum(slots - used for _, _, used, slots in self._heap)
+
+    def take(self) -> str | None:
+        """Use one slot and return whose; None when all are taken."""
+        if not self._heap:
+            return None
+        _, agent, used, slots = heapq.heappop(self._heap)
+        if used + 1 < slots:
+            heapq.heappush(self._heap, ((used + 1) / slots, agent, used + 1, slots))
+        self.free_slots -= 1
+        return agent

@@ -1,0 +1,132 @@
+"""Checksums: what a caller expects of the object, and what its bytes have."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from awscrt.checksums import combine_crc64nvme
+
+from rayhaul.errors import ChecksumMismatch, InvalidRequest
+from rayhaul.lease import PartDone
+
+_CRC_BYTES = 8
+_HEX_DIGITS = {"sha256": 64, "md5": 32}
+
+
+class Algorithm(StrEnum):
+    SHA256 = "sha256"
+    MD5 = "md5"
+    #: The one algorithm of which parts can be computed in any order and combined.
+    CRC64NVME = "crc64nvme"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checksum:
+    algorithm: Algorithm
+    #: Lower-case hex; for CRC64NVME base64 of 8 big-endian bytes, as S3 writes it.
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `algorithm:value`.
+
+        Raises: InvalidRequest.
+        """
+        name, _, value = text.strip().partition(":")
+        try:
+            algorithm = Algorithm(name.lower())
+        except ValueError:
+            raise InvalidRequest(f"unknown checksum algorithm: {name[:32]}") from None
+        if algorithm is Algorithm.CRC64NVME:
+            return cls(algorithm=algorithm, value=crc_text(crc_value(value)))
+        value = value.lower()
+        if len(value) != _HEX_DIGITS[algorithm] or set(value) - set("0123456789abcdef"):
+            raise InvalidRequest(f"a {algorithm} checksum is {_HEX_DIGITS[algorithm]} hex digits")
+        return cls(algorithm=algorithm, value=value)
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the bytes have to be read from first to last."""
+        return self.algorithm is not Algorithm.CRC64NVME
+
+    def check(self, found: str) -> None:
+        """Raises: ChecksumMismatch."""
+        if found != self.value:
+            raise ChecksumMismatch(f"The {self.algorithm} of the bytes is {found}, expected was {self.value}.")
+
+
+class Hasher:
+    """Hashes bytes in order. Without an expectation it does nothing."""
+
+    def __init__(self, expected: Checksum | None) -> None:
+        self._expected = expected if expected is not None and expected.needs_order else None
+        self._hash = (
+            hashlib.new(self._expected.algorithm, usedforsecurity=False) if self._expected is not None else None
+        )
+
+    def fresh(self) -> Self:
+        """Return one that expects the same and has seen nothing."""
+        return type(self)(self._expected)
+
+    def update(self, piece: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes. Blocks for a second per GiB or two: call it in a thread for more than a little."""
+        if self._hash is not None:
+            self._hash.update(piece)
+
+    def check(self) -> None:
+        """Raises: ChecksumMismatch where the bytes so far are not what was expected."""
+        if self._expected is not None and self._hash is not None:
+            self._expected.check(self._hash.hexdigest())
+
+    @property
+    def sha256(self) -> str | None:
+        """Hex; None where SHA-256 was not asked for."""
+        return self._hash.hexdigest() if self._hash is not None and self._hash.name == "sha256" else None
+
+
+def crc_text(crc64nvme: int) -> str:
+    """Return a CRC-64/NVME as S3 writes it.
+
+    >>> crc_text(0xAE8B14860A799888)
+    'rosUhgp5mIg='
+    """
+    return base64.b64encode(crc64nvme.to_bytes(_CRC_BYTES, "big")).decode()
+
+
+def crc_value(text: str) -> int:
+    """Return the CRC-64/NVME that S3 wrote.
+
+    Raises: InvalidRequest.
+    """
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != _CRC_BYTES:
+        raise InvalidRequest("a crc64nvme checksum is base64 of 8 bytes")
+    return int.from_bytes(raw, "big")
+
+
+def combined_crc(parts: Iterable[PartDone]) -> int | None:
+    """Return the CRC-64/NVME of all parts in a row, given in their order; None where one of them has none."""
+    total = 0
+    for part in parts:
+        if part.crc64nvme is None:
+            return None
+        total = combine_crc64nvme(total, part.crc64nvme, part.size_bytes)
+    return total
+
+
+def combined_etag(parts: Sequence[PartDone]) -> str | None:
+    """Return the ETag that a store gives an object of these parts; None where their ETags are no MD5s.
+
+    Source: S3, "Checking object integrity": MD5 of the parts' binary MD5s, and their number.
+    """
+    try:
+        joined = b"".join(bytes.fromhex(part.etag) for part in parts)
+    except ValueError:
+        return None
+    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"

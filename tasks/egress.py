@@ -1,0 +1,377 @@
+"""The one client through which anything on behalf of a user leaves the cluster: sources, redirects, mirrors, webhooks.
+
+Laws of this file:
+1. Every URL passes `AddressGuard.check_url`, every name is refused when any of its addresses is bad, every socket is
+   checked on the address it is about to connect to, and every connection on the address it has, before a request is
+   written to it. A name that changes its answer between two of these gains nothing.
+2. Redirects are followed here, one checked hop at a time. What the caller said is for the origin it was said to.
+3. What aiohttp, TLS and the system raise is turned into our errors in `classify`, and nowhere else.
+"""
+
+import asyncio
+import base64
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from enum import Enum, auto
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import aiohttp
+import psutil
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import AddrInfoType, Connection
+from aiohttp.tracing import Trace
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from rayhaul.errors import (
+    RayhaulError,
+    SourceError,
+    SourceFailed,
+    SourceRefused,
+    SourceStalled,
+    SourceTimeout,
+    SourceTruncated,
+    SourceUnreachable,
+)
+from rayhaul.log import redacted
+from rayhaul.metrics import EGRESS_DENIED, SOURCE_BYTES, Meter
+from rayhaul.settings import EgressSettings, SourceSettings
+from tasks.guard import AddressGuard, Denied, check_headers
+
+_log = logging.getLogger(__name__)
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: Short, so that an answer that was good once does not stay good for long.
+_DNS_CACHE_S = 10
+#: The host of the request that is being connected; socket factories are told addresses only.
+_connecting_host: ContextVar[str] = ContextVar("rayhaul_egress_host", default="")
+
+
+class Phase(Enum):
+    """How far an exchange was when it failed."""
+
+    HEADERS = auto()
+    BODY = auto()
+
+
+class _Refused(OSError):
+    """A denial in the shape that passes through aiohttp's connector."""
+
+    def __init__(self, denied: Denied) -> None:
+        self.denied = denied
+        super().__init__("refused by the egress guard")
+
+
+#: What goes wrong before the headers are in; the first match counts. The subclasses stand before their bases.
+_BEFORE_HEADERS: tuple[tuple[type[Exception], type[SourceError], str], ...] = (
+    (TimeoutError, SourceTimeout, "{host} did not answer in time."),
+    (aiohttp.ClientConnectorDNSError, SourceUnreachable, "The name {host} cannot be resolved."),
+    (aiohttp.ClientConnectorCertificateError, SourceUnreachable, "The TLS certificate of {host} is not valid."),
+    (aiohttp.ClientSSLError, SourceUnreachable, "The TLS handshake with {host} failed."),
+    (aiohttp.ClientResponseError, SourceFailed, "{host} does not speak proper HTTP."),
+    (Exception, SourceUnreachable, "The connection to {host} failed."),
+)
+
+
+def classify(error: Exception, phase: Phase, host: str) -> RayhaulError:
+    """Return what an exception of aiohttp, TLS or the system means to us."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, _Refused):
+        return cause.denied
+    if phase is Phase.BODY:
+        return SourceStalled() if isinstance(error, TimeoutError) else SourceTruncated()
+    meaning, text = next((meaning, text) for kind, meaning, text in _BEFORE_HEADERS if isinstance(error, kind))
+    return meaning(text.format(host=host))
+
+
+class GuardedResolver(AbstractResolver):
+    """Refuses a name when any of its addresses may not be fetched: the next try might take that one."""
+
+    def __init__(self, guard: AddressGuard, inner: AbstractResolver, *, timeout_s: float) -> None:
+        self._guard = guard
+        self._inner = inner
+        self._timeout_s = timeout_s
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        async with asyncio.timeout(self._timeout_s):
+            records = await self._inner.resolve(host, port, family)
+        if not records:
+            raise OSError(None, "the name has no address")
+        try:
+            for record in records:
+                self._guard.check_address(record["host"], port, host)
+        except Denied as denied:
+            raise _Refused(denied) from None
+        return records
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Checks the address of each socket before it connects, and of each connection before it is used."""
+
+    def __init__(
+        self, guard: AddressGuard, resolver: AbstractResolver, *, tls: ssl.SSLContext | None = None, limit: int = 0
+    ) -> None:
+        self._guard = guard
+        super().__init__(
+            resolver=resolver,
+            ttl_dns_cache=_DNS_CACHE_S,
+            limit=limit,
+            socket_factory=self._checked_socket,
+            ssl=tls or True,
+        )
+
+    def _checked_socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, proto, _, address = info
+        try:
+            self._guard.check_address(str(address[0]), int(address[1]), _connecting_host.get())
+        except Denied as denied:
+            raise _Refused(denied) from None
+        return socket.socket(family, kind, proto)
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's name
+    ) -> Connection:
+        token = _connecting_host.set(req.host)
+        try:
+            connection = await super().connect(req, traces, timeout)
+        finally:
+            _connecting_host.reset(token)
+        try:
+            peer = connection.transport.get_extra_info("peername") if connection.transport else None
+            if peer is None:
+                raise aiohttp.ServerDisconnectedError
+            self._guard.check_address(peer[0], peer[1], req.host)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class Answer:
+    """A response whose headers are in. The body is read piece by piece and never decoded."""
+
+    def __init__(self, response: aiohttp.ClientResponse, meter: Meter, *, stall_timeout_s: float) -> None:
+        self._response = response
+        self._meter = meter
+        self._host = response.url.raw_host or ""
+        # None where the whole body is in already.
+        protocol = response.connection.protocol if response.connection else None
+        if protocol is not None:
+            # From here on the limit is the silence between two pieces.
+            protocol.read_timeout = stall_timeout_s
+            protocol.start_timeout()
+        # Kept only while the connection cannot pass to another request: a body that ends by closing it.
+        has_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+        self._protocol = None if has_end else protocol
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        return self._response.headers
+
+    @property
+    def final_url(self) -> str:
+        """The URL that answered, after redirects, without user info."""
+        return str(self._response.url)
+
+    async def read(self) -> bytes:
+        """Return the next bytes as they arrive; empty at the body's proper end.
+
+        Raises: SourceStalled, SourceTruncated.
+        """
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as err:
+            raise classify(err, Phase.BODY, self._host) from err
+        if piece:
+            self._meter.inc(SOURCE_BYTES, by=len(piece))
+        elif self._was_reset():
+            raise SourceTruncated
+        return piece
+
+    def _was_reset(self) -> bool:
+        # aiohttp takes a reset for the end of a body that has neither length nor chunks. RFC 9112 8: it is incomplete.
+        error = self._protocol.exception() if self._protocol is not None else None
+        return isinstance(error, aiohttp.ClientOSError)
+
+    def close(self) -> None:
+        """Give the connection back; one with an unread rest is closed."""
+        self._response.release()
+
+
+class GuardedClient:
+    """One per process, shared by all jobs. The session is made at the first use, on the loop that uses it."""
+
+    def __init__(
+        self,
+        egress: EgressSettings,
+        source: SourceSettings,
+        *,
+        connections_max: int,
+        meter: Meter,
+        resolver: AbstractResolver | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`resolver` asks for names (default: the system's, in threads); `tls` trusts what the system does not.
+
+        Raises: ValueError where `egress.allow` cannot be read.
+        """
+        #: Read by the probe, which has a limit of its own.
+        self.source = source
+        self.guard = AddressGuard(egress, own_addresses=_own_addresses())
+        self._egress = egress
+        self._meter = meter
+        self._resolver = resolver
+        self._tls = tls
+        # Waiting for a slot is no fault of the source's, so it is waited for outside the timeouts.
+        self._slots = asyncio.Semaphore(connections_max)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def open(
+        self, url: str, *, headers: Mapping[str, str] = _NOTHING, extra: Mapping[str, str] = _NOTHING
+    ) -> AsyncIterator[Answer]:
+        """GET a URL, redirects followed, once one of `connections_max` slots is free.
+
+        `headers` are the caller's and stay with the first origin; `extra` are ours and go along.
+        Raises: InvalidRequest, EgressDenied, SourceUnreachable, SourceTimeout, SourceFailed, SourceRefused.
+        """
+        async with self._slots, self.open_now(url, headers=headers, extra=extra) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def open_now(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] = _NOTHING,
+        extra: Mapping[str, str] = _NOTHING,
+        post: bytes | None = None,
+    ) -> AsyncIterator[Answer]:
+        """The same without waiting for a slot: for short exchanges whose callers bound them (probes, webhooks).
+
+        With `post` it is a POST of these bytes, and redirects are answers, not followed.
+        """
+        check_headers(headers)
+        try:
+            answer = await (
+                self._follow(url, headers, extra)
+                if post is None
+                else self._send("POST", self.guard.check_url(url), headers, extra, post)
+            )
+        except Denied as denied:
+            self._meter.inc(EGRESS_DENIED, denied.reason)
+            _log.warning("egress denied (%s): %s", denied.reason, redacted(url), extra={"code": denied.code})
+            raise
+        try:
+            yield answer
+        finally:
+            answer.close()
+
+    async def _follow(self, url: str, headers: Mapping[str, str], extra: Mapping[str, str]) -> Answer:
+        target = self.guard.check_url(url)
+        visited: set[URL] = set()
+        for _ in range(self._egress.redirects_max + 1):
+            answer = await self._send("GET", target, headers, extra)
+            location = answer.headers.get("Location")
+            if answer.status not in _REDIRECTS or location is None:
+                return answer
+            answer.close()
+            visited.add(target)
+            following = self.guard.check_redirect(target, location)
+            if following in visited:
+                raise SourceRefused("The source redirects in a circle.")
+            if _origin(following) != _origin(target):
+                headers = _NOTHING
+            target = following
+        raise SourceRefused("The source redirects too often.")
+
+    async def _send(
+        self, method: str, target: URL, headers: Mapping[str, str], extra: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        limit_s = self._egress.dns_timeout_s + self.source.connect_timeout_s + self.source.first_byte_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                response = await self._started().request(
+                    method,
+                    target.with_user(None),
+                    headers=self._headers(target, headers, extra),
+                    data=body,
+                    allow_redirects=False,
+                )
+        except (aiohttp.ClientError, OSError) as err:
+            raise classify(err, Phase.HEADERS, target.raw_host or "") from err
+        return Answer(response, self._meter, stall_timeout_s=self.source.stall_timeout_s)
+
+    def _headers(self, target: URL, headers: Mapping[str, str], extra: Mapping[str, str]) -> CIMultiDict[str]:
+        merged = CIMultiDict({"User-Agent": self.source.user_agent, "Accept": "*/*"})
+        if target.user is not None or target.password is not None:
+            pair = f"{target.user or ''}:{target.password or ''}".encode()
+            merged["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        merged.update(headers)
+        merged.update(extra)
+        # Ranges count coded bytes, and a digest is of what the file is, so nothing may be coded on the way.
+        merged["Accept-Encoding"] = "identity"
+        return merged
+
+    def _started(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            resolver = GuardedResolver(
+                self.guard, self._resolver or aiohttp.ThreadedResolver(), timeout_s=self._egress.dns_timeout_s
+            )
+            self._session = aiohttp.ClientSession(
+                connector=GuardedConnector(self.guard, resolver, tls=self._tls),
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=self.source.connect_timeout_s,
+                    sock_read=self.source.first_byte_timeout_s,
+                ),
+                trust_env=False,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=self.source.read_buffer_bytes,
+            )
+        return self._session
+
+
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    """Return what RFC 6454 4 calls the origin."""
+    return (url.scheme, url.raw_host, url.port)
+
+
+def _own_addresses() -> frozenset[str]:
+    """Return the IP addresses of this machine's interfaces, without zone ids."""
+    found = (address for addresses in psutil.net_if_addrs().values() for address in addresses)
+    return frozenset(
+        address.address.partition("%")[0] for address in found if address.family in {socket.AF_INET, socket.AF_INET6}
+    )

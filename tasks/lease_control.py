@@ -1,0 +1,76 @@
+"""What a running lease asks of the scheduler, and how often it tries what failed."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Protocol, TypeVar
+
+from rayhaul.errors import ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
+from rayhaul.lease import PartDone, UploadSession
+from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
+from rayhaul.policy.retry import wait_s
+from rayhaul.settings import TransferSettings
+from tasks.source import RangeIgnored
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Another try within the lease cannot cure these: the source is another file, or the upload or the lease is gone.
+ENDS_LEASE = (ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
+
+
+class LeaseControl(Protocol):
+    """The way from a lease to the scheduler."""
+
+    async def opened(self, session: UploadSession) -> None:
+        """Return when the upload is durably known. Raises: LeaseLost."""
+        ...
+
+    async def parts_done(self, parts: Sequence[PartDone]) -> None:
+        """Queue parts to be reported; returns at once. Raises: LeaseLost."""
+        ...
+
+    async def ask_commit(self) -> None:
+        """Return when the job is durably uploading: from then on the object may be published. Raises: LeaseLost."""
+        ...
+
+    def progress(self, bytes_moved: int) -> None:
+        """Count bytes that are safe or on their way; negative where some have to be moved again."""
+        ...
+
+    def check(self) -> None:
+        """Raises: LeaseLost once somebody else may hold the lease."""
+        ...
+
+
+class Tries:
+    """Tries a step of a lease again, as long as the lease is ours and it may help."""
+
+    def __init__(self, control: LeaseControl, settings: TransferSettings, *, meter: Meter, rng: Random) -> None:
+        self._control = control
+        self._settings = settings
+        self._meter = meter
+        self._rng = rng
+
+    async def again(self, try_once: Callable[[], Awaitable[T]]) -> T:
+        """Return what one try returned, of at most `part_attempts_max`. Raises: RayhaulError."""
+        attempt = 0
+        while True:
+            attempt += 1
+            self._control.check()
+            try:
+                return await try_once()
+            except ENDS_LEASE:
+                raise
+            except RayhaulError as error:
+                if not error.retryable:
+                    raise
+                if attempt >= self._settings.part_attempts_max:
+                    if isinstance(error, SinkError):
+                        self._meter.inc(SINK_RETRIES_EXHAUSTED)
+                    raise
+                _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
+                delay_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
+            await asyncio.sleep(delay_s)

@@ -1,0 +1,86 @@
+"""Learns what a file is before any of it is moved: size, validator, range support and name.
+
+A ranged GET asks for it, not HEAD: links that are signed for GET refuse HEAD, and only a 206 proves that ranges work.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from rayhaul.errors import SourceTimeout, SourceTooLarge
+from rayhaul.job import Metadata
+from rayhaul.policy.naming import clean, filename_of
+from tasks.egress import Answer, GuardedClient
+from tasks.source import ContentRange, check_coding, classify_status, content_length, unsatisfied_total
+
+#: Refusals that mean the file, not the range: asking again without one would be rude and change nothing.
+_FINAL_REFUSALS = frozenset({401, 403, 404, 408, 410, 429})
+
+
+async def probe(
+    client: GuardedClient,
+    *,
+    url: str,
+    headers: Mapping[str, str],
+    filename: str | None,
+    size_bytes_max: int | None,
+    clock: Callable[[], float],
+) -> Metadata:
+    """Return what the source says about the file. `filename`: the caller's wish; `clock`: seconds, never backwards.
+
+    Raises: SourceError; SourceTooLarge where the file is larger than `size_bytes_max`; InvalidRequest, EgressDenied.
+    """
+    started_s = clock()
+    try:
+        async with asyncio.timeout(client.source.probe_timeout_s):
+            metadata = await _ask(client, url, headers, filename)
+    except TimeoutError as err:
+        raise SourceTimeout from err
+    if metadata.size_bytes is not None and size_bytes_max is not None and metadata.size_bytes > size_bytes_max:
+        raise SourceTooLarge(f"The file has {metadata.size_bytes} bytes; {size_bytes_max} are allowed.")
+    return replace(metadata, fetch_ms=round((clock() - started_s) * 1000))
+
+
+async def _ask(client: GuardedClient, url: str, headers: Mapping[str, str], filename: str | None) -> Metadata:
+    async with client.open_now(url, headers=headers, extra={"Range": "bytes=0-0"}) as answer:
+        metadata = _read_ranged(answer, filename)
+    if metadata is not None:
+        return metadata
+    async with client.open_now(url, headers=headers) as answer:
+        return _read_whole(answer, filename)
+
+
+def _read_ranged(answer: Answer, filename: str | None) -> Metadata | None:
+    """Return what the answer to `bytes=0-0` says; None where only a request without a range can tell."""
+    if answer.status == 206:
+        check_coding(answer)
+        shown = ContentRange.of(answer.headers)
+        if shown is None or (shown.first, shown.end) != (0, 1):
+            return None
+        return _metadata(answer, filename, size_bytes=shown.total, rangeable=shown.total is not None)
+    if answer.status == 416 and unsatisfied_total(answer.headers) == 0:
+        # No byte 0: the file is empty. The headers are those of an error page.
+        return replace(_metadata(answer, filename, size_bytes=0), content_type=None, etag=None, last_modified=None)
+    dislikes_range = answer.status == 501 or (400 <= answer.status < 500 and answer.status not in _FINAL_REFUSALS)
+    return None if dislikes_range else _read_whole(answer, filename)
+
+
+def _read_whole(answer: Answer, filename: str | None) -> Metadata:
+    if answer.status != 200:
+        raise classify_status(answer.status, answer.headers)
+    check_coding(answer)
+    return _metadata(answer, filename, size_bytes=content_length(answer.headers))
+
+
+def _metadata(answer: Answer, filename: str | None, *, size_bytes: int | None, rangeable: bool = False) -> Metadata:
+    disposition = answer.headers.get("Content-Disposition")
+    return Metadata(
+        size_bytes=size_bytes,
+        content_type=answer.headers.get("Content-Type"),
+        etag=answer.headers.get("ETag"),
+        last_modified=answer.headers.get("Last-Modified"),
+        rangeable=rangeable,
+        filename=clean(filename or "") or filename_of(disposition, answer.final_url),
+        final_url=answer.final_url,
+        fetch_ms=0,
+    )

@@ -1,0 +1,246 @@
+"""Bytes of a pinned version out of an origin: one range, or the whole, checked so that wrong bytes never pass.
+
+Laws of this file:
+1. Ranges are half-open everywhere; HTTP's inclusive form is made in `_range_header` and read in `ContentRange`.
+2. Each response must show the version that the probe pinned: the strong ETag, else date and length. A response that
+   shows another is SourceChanged; one that shows nothing of it is as well.
+3. A 206 that is not exactly the range asked for, and a 200 to a range, is RangeIgnored: the caller takes one stream.
+4. Requests start at the original URL every time, so that links which expire or are used once are made anew.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Self
+
+from rayhaul.errors import (
+    SourceBusy,
+    SourceChanged,
+    SourceError,
+    SourceFailed,
+    SourceNotFound,
+    SourceRefused,
+    SourceTimeout,
+    SourceTruncated,
+)
+from rayhaul.job import Metadata
+from rayhaul.policy.retry import RETRY_AFTER_S_MAX
+from tasks.egress import Answer, GuardedClient
+
+_CONTENT_RANGE = re.compile(r"bytes[ =]+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII | re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes[ =]+\*/(\d{1,18})", re.ASCII | re.IGNORECASE)
+_LENGTH = re.compile(r"\d{1,18}", re.ASCII)
+#: S3 keeps the second one from an upload in signed chunks, on a body that has none.
+_NO_CODINGS = frozenset({"", "identity", "aws-chunked"})
+_GZIP_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-tgz", "application/x-gtar"})
+_GZIP_ENDINGS = (".gz", ".tgz", ".svgz")
+
+
+class RangeIgnored(SourceError):
+    """The source does not serve the range that was asked for; the whole file in one stream may still do."""
+
+    code = "source_changed"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentRange:
+    """The Content-Range header of a 206: `first <= byte < end`. `total` None: `*`. Source: RFC 9110 14.4."""
+
+    first: int
+    end: int
+    total: int | None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Self | None:
+        """Return the header's value; None where it is missing or cannot be read."""
+        found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+        if found is None:
+            return None
+        return cls(first=int(found[1]), end=int(found[2]) + 1, total=None if found[3] == "*" else int(found[3]))
+
+
+@asynccontextmanager
+async def open_range(
+    client: GuardedClient, *, url: str, headers: Mapping[str, str], pin: Metadata, first_byte: int, end_byte: int
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give the bytes `first_byte <= offset < end_byte` of the pinned version, exactly those, as they arrive.
+
+    Raises, on entry or while iterating: SourceError; RangeIgnored, SourceChanged, SourceTruncated, SourceStalled and
+    SourceBusy among them; EgressDenied.
+    """
+    assert 0 <= first_byte < end_byte
+    asked = {"Range": _range_header(first_byte, end_byte)}
+    condition = {"If-Range": pin.etag} if pin.etag is not None and _is_strong(pin.etag) else {}
+    async with AsyncExitStack() as stack:
+        answer = await stack.enter_async_context(client.open(url, headers=headers, extra={**asked, **condition}))
+        if condition and answer.status == 200 and _shows_pin(answer, pin):
+            # Some CDNs answer any If-Range with the whole. The 206 is checked against the pin in any case.
+            await stack.aclose()
+            answer = await stack.enter_async_context(client.open(url, headers=headers, extra=asked))
+        _check_partial(answer, pin, first_byte, end_byte)
+        yield _Body(answer, bytes_expected=end_byte - first_byte)
+
+
+@asynccontextmanager
+async def open_whole(
+    client: GuardedClient, *, url: str, headers: Mapping[str, str], pin: Metadata
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Give all bytes of the pinned version as they arrive; where its length is unknown, up to the body's proper end.
+
+    Raises, on entry or while iterating: SourceError; SourceChanged, SourceTruncated, SourceStalled and SourceBusy among
+    them; EgressDenied.
+    """
+    async with client.open(url, headers=headers) as answer:
+        if answer.status != 200:
+            raise classify_status(answer.status, answer.headers)
+        check_coding(answer)
+        length = content_length(answer.headers)
+        if not _shows_pin(answer, pin):
+            raise SourceChanged
+        yield _Body(answer, bytes_expected=length if pin.size_bytes is None else pin.size_bytes)
+
+
+class _Body:
+    """An iterator over the body that ends after exactly `bytes_expected`; None: at the body's proper end."""
+
+    def __init__(self, answer: Answer, *, bytes_expected: int | None) -> None:
+        self._answer = answer
+        self._bytes_expected = bytes_expected
+        self._bytes_read = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._answer.read()
+        self._bytes_read += len(piece)
+        if self._bytes_expected is not None:
+            if not piece and self._bytes_read < self._bytes_expected:
+                raise SourceTruncated
+            if self._bytes_read > self._bytes_expected:
+                raise SourceChanged("The source sent more bytes than the file has.")
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+def _range_header(first_byte: int, end_byte: int) -> str:
+    # RFC 9110 14.1.2: the last position is included.
+    return f"bytes={first_byte}-{end_byte - 1}"
+
+
+def _check_partial(answer: Answer, pin: Metadata, first_byte: int, end_byte: int) -> None:
+    """Check the answer to a range request.
+
+    Raises: RangeIgnored, SourceChanged, and what `classify_status` gives.
+    """
+    if answer.status == 416:
+        raise SourceChanged
+    if answer.status not in {200, 206}:
+        raise classify_status(answer.status, answer.headers)
+    check_coding(answer)
+    if answer.status == 200:
+        raise RangeIgnored if _shows_pin(answer, pin) else SourceChanged
+    shown = ContentRange.of(answer.headers)
+    if shown is None or answer.headers.get("Content-Type", "").lower().startswith("multipart/byteranges"):
+        # Missing, of another unit, or inside the body.
+        raise RangeIgnored
+    if None not in {shown.total, pin.size_bytes} and shown.total != pin.size_bytes:
+        raise SourceChanged
+    if not _shows_validators(answer.headers, pin):
+        raise SourceChanged
+    if (shown.first, shown.end) != (first_byte, end_byte) or content_length(answer.headers) not in {
+        None,
+        end_byte - first_byte,
+    }:
+        raise RangeIgnored
+
+
+def _shows_pin(answer: Answer, pin: Metadata) -> bool:
+    """Whether a 200 is of the pinned version, as far as its headers tell."""
+    length = content_length(answer.headers)
+    return (None in {length, pin.size_bytes} or length == pin.size_bytes) and _shows_validators(answer.headers, pin)
+
+
+def _shows_validators(headers: Mapping[str, str], pin: Metadata) -> bool:
+    """Whether ETag, or else Last-Modified, are the pin's. Source: RFC 9110 8.8, 13.1.5, 15.3.7."""
+    etag = headers.get("ETag")
+    if pin.etag is not None and etag is not None:
+        if _is_strong(pin.etag):
+            return etag == pin.etag
+        if etag.removeprefix("W/") != pin.etag.removeprefix("W/"):
+            return False
+    if pin.last_modified is not None:
+        return headers.get("Last-Modified") == pin.last_modified
+    return pin.etag is None or etag is not None
+
+
+def _is_strong(etag: str) -> bool:
+    return not etag.startswith(("W/", "w/"))
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Return the body's announced length; None where there is none. aiohttp refuses one beside a transfer coding."""
+    text = headers.get("Content-Length", "")
+    return int(text) if _LENGTH.fullmatch(text) else None
+
+
+def unsatisfied_total(headers: Mapping[str, str]) -> int | None:
+    """Return the complete length that a 416 tells (`bytes */N`); None where it does not."""
+    found = _UNSATISFIED.fullmatch(headers.get("Content-Range", "").strip())
+    return int(found[1]) if found else None
+
+
+def check_coding(answer: Answer) -> None:
+    """Check that the body is the file itself and not a coded form of it (RFC 9110 8.4, RFC 9112 6.1).
+
+    Raises: SourceRefused. Many servers label a file that is a gzip file with a gzip coding; that one is the file.
+    """
+    named = ",".join(answer.headers.getall("Content-Encoding", [])).lower()
+    codings = {coding.strip() for coding in named.split(",")} - _NO_CODINGS
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    is_gzip_file = media_type in _GZIP_TYPES or answer.final_url.partition("?")[0].lower().endswith(_GZIP_ENDINGS)
+    is_coded = bool(codings) and not (is_gzip_file and codings <= {"gzip", "x-gzip"})
+    transfer_coding = answer.headers.get("Transfer-Encoding", "").strip().lower()
+    if is_coded or transfer_coding not in {"", "identity", "chunked"}:
+        raise SourceRefused("The source sends the file only in a coded form.")
+
+
+def classify_status(status: int, headers: Mapping[str, str]) -> SourceError:
+    """Return what a response that is not the file means. Source: RFC 9110 15, RFC 6585 4."""
+    match status:
+        case 404 | 410:
+            return SourceNotFound(f"The source has no such file (HTTP {status}).")
+        case 408:
+            return SourceTimeout(f"The source gave up waiting for us (HTTP {status}).")
+        case 429 | 503:
+            return SourceBusy(f"The source asks to slow down (HTTP {status}).", retry_after_s=retry_after_s(headers))
+        case _ if status >= 500:
+            return SourceFailed(f"The source failed on its side (HTTP {status}).")
+        case _:
+            return SourceRefused(f"The source refused the request (HTTP {status}).")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the wait that Retry-After asks for, in seconds, cut to RETRY_AFTER_S_MAX. Source: RFC 9110 10.2.3."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), RETRY_AFTER_S_MAX)
+    until = _date(text)
+    if until is None:
+        return None
+    # Counted from the source's own clock where it shows it: ours may differ.
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return min(max(0.0, (until - now).total_seconds()), RETRY_AFTER_S_MAX)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,310 @@
+"""One lease: moves a pinned file from its source into the bucket, and commits it.
+
+Laws of this file:
+1. Checksums are compared before anything is published.
+2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
+3. A range streams straight into its part. Only what has to be hashed in order, comes without a length, or goes up in
+   one PUT is held in memory; all of that within `memory`, and at most two parts of one lease.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from awscrt.checksums import crc64nvme
+
+from rayhaul.errors import LeaseLost, RayhaulError, SourceTooLarge
+from rayhaul.job import JobResult, Metadata
+from rayhaul.lease import TransferOrder
+from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
+from rayhaul.settings import TransferSettings
+from tasks.budget import ByteBudget
+from tasks.checksum import Checksum, Hasher
+from tasks.egress import GuardedClient
+from tasks.intake import Intake
+from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
+from tasks.sink import Sink
+from tasks.source import RangeIgnored
+from tasks.upload import Upload
+
+__all__ = ["LeaseControl", "transfer"]
+
+_log = logging.getLogger(__name__)
+
+
+async def transfer(
+    order: TransferOrder,
+    *,
+    client: GuardedClient,
+    sink: Sink,
+    control: LeaseControl,
+    settings: TransferSettings,
+    memory: ByteBudget,
+    clock: Callable[[], float],
+    rng: Random,
+) -> JobResult:
+    """Carry out one order and return the published, verified object.
+
+    Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
+    """
+    expected = Checksum.parse(order.checksum) if order.checksum else None
+    tries = Tries(control, settings, meter=sink.meter, rng=rng)
+    running = _Transfer(
+        order,
+        intake=Intake(order, client, control),
+        upload=Upload(order, sink, control, tries=tries, expected=expected, clock=clock),
+        control=control,
+        tries=tries,
+        settings=settings,
+        memory=memory,
+        expected=expected,
+    )
+    try:
+        return await running.run()
+    except BaseExceptionGroup as group:
+        raise _weightiest(group) from group
+    finally:
+        running.free_all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a part in memory, and what they hold of the budget."""
+
+    data: bytearray
+    granted_bytes: int
+    is_last: bool
+
+
+class _Transfer:
+    def __init__(
+        self,
+        order: TransferOrder,
+        *,
+        intake: Intake,
+        upload: Upload,
+        control: LeaseControl,
+        tries: Tries,
+        settings: TransferSettings,
+        memory: ByteBudget,
+        expected: Checksum | None,
+    ) -> None:
+        self._order = order
+        self._intake = intake
+        self._upload = upload
+        self._control = control
+        self._tries = tries
+        self._single_put_bytes_max = settings.single_put_bytes_max
+        self._size_bytes_max = min(order.size_bytes_max or settings.size_bytes_max, settings.size_bytes_max)
+        self._memory = memory
+        self._held_bytes = 0
+        self._expected = expected
+        self._needs_order = expected is not None and expected.needs_order
+        self._hasher = Hasher(expected)
+
+    async def run(self) -> JobResult:
+        """Take the way that fits the file."""
+        size_bytes = self._order.pin.size_bytes
+        if size_bytes is None:
+            return await self._in_one_stream()
+        self._check_size(size_bytes)
+        if size_bytes == 0 or (size_bytes <= self._single_put_bytes_max and not self._upload.has_session):
+            return await self._in_one_put(size_bytes)
+        if not (self._order.pin.rangeable and (self._expected is not None or _has_version(self._order.pin))):
+            return await self._in_one_stream()
+        plan = plan_parts(size_bytes, part_bytes_min=self._order.part_bytes)
+        try:
+            return await (self._in_order(plan) if self._needs_order else self._in_parallel(plan))
+        except* RangeIgnored:
+            _log.warning("the source does not serve the ranges it promised: going on with one stream")
+        self._upload.forget_parts()
+        self._hasher = self._hasher.fresh()
+        return await self._in_one_stream()
+
+    # --- ways ---
+
+    async def _in_parallel(self, plan: PartPlan) -> JobResult:
+        """Stream ranges into parts, over several connections at once."""
+        assert plan.parts_count is not None
+        await self._upload.open(parts_count=plan.parts_count)
+        stripe = range(self._order.first_part, min(self._order.end_part, plan.parts_count + 1))
+        numbers = deque(number for number in stripe if number not in self._upload.done)
+        async with asyncio.TaskGroup() as lanes:
+            for _ in range(min(self._order.connections, len(numbers))):
+                lanes.create_task(self._lane(plan, numbers))
+        return await self._upload.commit(parts_count=plan.parts_count, sha256=None)
+
+    async def _lane(self, plan: PartPlan, numbers: deque[int]) -> None:
+        while numbers:
+            number = numbers.popleft()
+            await self._tries.again(partial(self._stream, number, *byte_range(plan, number)))
+
+    async def _stream(self, number: int, first_byte: int, end_byte: int) -> None:
+        async with self._intake.range(first_byte, end_byte) as body:
+            await self._upload.send(number, end_byte - first_byte, body)
+
+    async def _in_order(self, plan: PartPlan) -> JobResult:
+        """Fetch ranges one after the other, hash them, and send each while the next one comes."""
+        assert plan.parts_count is not None
+        await self._upload.open(parts_count=plan.parts_count)
+        parts = self._fetched(plan)
+        async with aclosing(parts):
+            await self._place_all(parts)
+        self._hasher.check()
+        return await self._upload.commit(parts_count=plan.parts_count, sha256=self._hasher.sha256)
+
+    async def _in_one_stream(self) -> JobResult:
+        """Read the file once, from first to last byte, whatever its length turns out to be."""
+        async with AsyncExitStack() as stack:
+            # Only what fails before the first byte is tried again here: the rest would have to begin anew.
+            body = await self._tries.again(lambda: stack.enter_async_context(self._intake.whole()))
+            parts = await stack.enter_async_context(aclosing(self._cut(body)))
+            first = await anext(parts)
+            if first.is_last and not (self._upload.has_session and first.data):
+                return await self._put(first)
+            await self._upload.open(parts_count=None)
+            parts_count = await self._place_all(parts, first)
+        self._hasher.check()
+        return await self._upload.commit(parts_count=parts_count, sha256=self._hasher.sha256)
+
+    async def _in_one_put(self, size_bytes: int) -> JobResult:
+        granted_bytes = await self._hold(size_bytes)
+        data = await self._tries.again(self._fetch_whole)
+        return await self._put(_Part(data, granted_bytes, is_last=True))
+
+    # --- parts in memory ---
+
+    async def _put(self, part: _Part) -> JobResult:
+        await self._hash(part.data)
+        self._hasher.check()
+        result = await self._upload.put(part.data, sha256=self._hasher.sha256)
+        self._free(part.granted_bytes)
+        return result
+
+    async def _place_all(self, parts: AsyncIterator[_Part], first: _Part | None = None) -> int:
+        """Send parts while the next ones come; return how many there were."""
+        number = 0
+        placing: asyncio.Task[None] | None = None
+        async with asyncio.TaskGroup() as group:
+            if first is not None:
+                number = 1
+                placing = group.create_task(self._place(number, first))
+            async for part in parts:
+                number += 1
+                if number > PARTS_MAX:
+                    raise SourceTooLarge(
+                        f"The file needs more than {PARTS_MAX} parts of {self._order.part_bytes} bytes."
+                    )
+                if placing is not None:
+                    await placing
+                placing = group.create_task(self._place(number, part))
+        return number
+
+    async def _place(self, number: int, part: _Part) -> None:
+        await self._hash(part.data)
+        kept = self._upload.done.get(number)
+        if kept is not None:
+            # Counted twice by now: when it was kept, and when it was read again for its hash.
+            self._control.progress(-kept.size_bytes)
+        if kept is None or (kept.size_bytes, kept.crc64nvme) != (len(part.data), crc64nvme(part.data)):
+            await self._tries.again(partial(self._upload.send, number, len(part.data), part.data))
+        self._free(part.granted_bytes)
+
+    async def _fetched(self, plan: PartPlan) -> AsyncGenerator[_Part, None]:
+        assert plan.parts_count is not None
+        for number in range(1, plan.parts_count + 1):
+            first_byte, end_byte = byte_range(plan, number)
+            granted_bytes = await self._hold(end_byte - first_byte)
+            data = await self._tries.again(partial(self._fetch_range, first_byte, end_byte))
+            yield _Part(data, granted_bytes, is_last=number == plan.parts_count)
+
+    async def _cut(self, body: AsyncIterator[bytes]) -> AsyncGenerator[_Part, None]:
+        """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""
+        part_bytes = self._order.part_bytes
+        size_bytes = 0
+        granted_bytes, data = await self._hold(part_bytes), bytearray()
+        async for piece in body:
+            size_bytes += len(piece)
+            self._check_size(size_bytes)
+            rest = memoryview(piece)
+            while rest:
+                if len(data) == part_bytes:
+                    yield _Part(data, granted_bytes, is_last=False)
+                    granted_bytes, data = await self._hold(part_bytes), bytearray()
+                taken = rest[: part_bytes - len(data)]
+                data += taken
+                rest = rest[len(taken) :]
+        yield _Part(data, granted_bytes, is_last=True)
+
+    async def _fetch_range(self, first_byte: int, end_byte: int) -> bytearray:
+        async with self._intake.range(first_byte, end_byte) as body:
+            return await _joined(body)
+
+    async def _fetch_whole(self) -> bytearray:
+        async with self._intake.whole() as body:
+            return await _joined(body)
+
+    async def _hash(self, data: bytearray) -> None:
+        if self._needs_order:
+            await asyncio.to_thread(self._hasher.update, data)
+
+    # --- bounds ---
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._size_bytes_max:
+            raise SourceTooLarge(f"The file has more than {self._size_bytes_max} bytes.")
+
+    async def _hold(self, bytes_count: int) -> int:
+        granted_bytes = await self._memory.acquire(bytes_count)
+        self._held_bytes += granted_bytes
+        return granted_bytes
+
+    def _free(self, granted_bytes: int) -> None:
+        self._held_bytes -= granted_bytes
+        self._memory.release(granted_bytes)
+
+    def free_all(self) -> None:
+        """Give back what a transfer that ended early still held."""
+        self._free(self._held_bytes)
+
+
+async def _joined(body: AsyncIterator[bytes]) -> bytearray:
+    data = bytearray()
+    async for piece in body:
+        data += piece
+    return data
+
+
+def _has_version(pin: Metadata) -> bool:
+    """Whether ranges can be told to be of one version. Without that, or a checksum to tell, they are not combined.
+
+    Source: RFC 9110 15.3.7.3; a weak ETag does not promise the same bytes.
+    """
+    return (pin.etag is not None and not pin.etag.startswith(("W/", "w/"))) or pin.last_modified is not None
+
+
+def _weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error, among some that came at once, which says best what has to follow."""
+    pending, errors = [*group.exceptions], list[BaseException]()
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            errors.append(error)
+
+    def weight(error: BaseException) -> int:
+        if not isinstance(error, RayhaulError):
+            return 0
+        if isinstance(error, LeaseLost):
+            return 1
+        if isinstance(error, ENDS_LEASE):
+            return 2
+        return 4 if error.retryable else 3
+
+    return min(errors, key=weight)

@@ -1,0 +1,198 @@
+"""The sink side of one order: its multipart upload, or its one PUT, up to the published and verified object.
+
+Laws of this file:
+1. The scheduler knows an upload before a part is sent, and has agreed to the commit before anything is published.
+2. Of an earlier attempt, a part counts only when the ledger and the store agree on its number, size and ETag.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from awscrt.checksums import crc64nvme
+
+from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, UploadLost
+from rayhaul.ids import IdFactory
+from rayhaul.job import JobResult, utc
+from rayhaul.lease import PartDone, SessionState, TransferOrder, UploadSession
+from tasks.checksum import Algorithm, Checksum, combined_crc, crc_text
+from tasks.lease_control import LeaseControl, Tries
+from tasks.outgoing import Body
+from tasks.sink import Sink, StoredPart
+
+_CONTENT_TYPE = "application/octet-stream"
+
+
+class Upload:
+    def __init__(
+        self,
+        order: TransferOrder,
+        sink: Sink,
+        control: LeaseControl,
+        *,
+        tries: Tries,
+        expected: Checksum | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._order = order
+        self._sink = sink
+        self._control = control
+        self._tries = tries
+        self._expected_crc = expected if expected is not None and expected.algorithm is Algorithm.CRC64NVME else None
+        self._clock = clock
+        self._session = order.session
+        #: Parts that are in the store and known to be right, by number.
+        self.done: dict[int, PartDone] = {}
+        #: Bytes of earlier parts that the progress counts: at first all that the ledger knows.
+        self._counted_bytes = sum(part.size_bytes for part in order.parts_done)
+
+    @property
+    def has_session(self) -> bool:
+        return self._session is not None
+
+    async def open(self, *, parts_count: int | None) -> None:
+        """Go on with the order's upload and its parts, or open one; `parts_count` None: begin from the first part.
+
+        Raises: UploadLost; LeaseLost; SinkError.
+        """
+        if self._session is None:
+            self._session = await self._opened()
+        elif parts_count is not None:
+            self.done = await self._kept(self._session, parts_count)
+        self._recount()
+
+    def forget_parts(self) -> None:
+        """Begin from the first part again: those sent so far do not count."""
+        self._counted_bytes = sum(part.size_bytes for part in self.done.values())
+        self.done = {}
+        self._recount()
+
+    def _recount(self) -> None:
+        kept_bytes = sum(part.size_bytes for part in self.done.values())
+        self._control.progress(kept_bytes - self._counted_bytes)
+        self._counted_bytes = kept_bytes
+
+    async def send(self, number: int, size_bytes: int, body: Body) -> None:
+        """Send one part, once, and report it. Raises: SinkError; LeaseLost; what iterating the body raises."""
+        session = self._session
+        assert session is not None, "not opened"
+        self._control.check()
+        put = await self._sink.put_part(self._order.key, session.upload_id, number, size_bytes, body)
+        part = PartDone(
+            session_id=session.session_id,
+            number=number,
+            size_bytes=size_bytes,
+            etag=put.etag,
+            crc64nvme=put.crc64nvme,
+        )
+        self.done[number] = part
+        await self._control.parts_done([part])
+
+    async def commit(self, *, parts_count: int, sha256: str | None) -> JobResult:
+        """Publish the parts as one object and verify it. Raises: ChecksumMismatch; LeaseLost; SinkError."""
+        session = self._session
+        assert session is not None, "not opened"
+        parts = [self.done[number] for number in range(1, parts_count + 1) if number in self.done]
+        if len(parts) != parts_count:
+            raise Internal(f"{parts_count - len(parts)} parts are in no stripe of this lease")
+        crc = combined_crc(parts)
+        assert crc is not None, "each part that counts has one"
+        await self._agreed(crc)
+        etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
+        size_bytes = sum(part.size_bytes for part in parts)
+        await self._verify(size_bytes, etag, crc)
+        return self._result(size_bytes, etag, crc, sha256=sha256, parts_count=parts_count)
+
+    async def put(self, data: bytearray, *, sha256: str | None) -> JobResult:
+        """Publish an object in one PUT; its MD5 goes along, so the store verifies it before it is seen.
+
+        Raises: ChecksumMismatch; LeaseLost; SinkError.
+        """
+        crc = crc64nvme(data)
+        await self._agreed(crc)
+        put = await self._tries.again(
+            partial(
+                self._sink.put,
+                self._order.key,
+                len(data),
+                data,
+                content_type=self._order.pin.content_type or _CONTENT_TYPE,
+                filename=self._order.pin.filename,
+                metadata=self._metadata(),
+            )
+        )
+        return self._result(len(data), put.etag, crc, sha256=sha256, parts_count=1)
+
+    async def _opened(self) -> UploadSession:
+        order = self._order
+        self._control.check()
+        upload_id = await self._sink.create(
+            order.key,
+            content_type=order.pin.content_type or _CONTENT_TYPE,
+            filename=order.pin.filename,
+            metadata=self._metadata(),
+        )
+        now_s = self._clock()
+        session = UploadSession(
+            session_id=IdFactory(self._clock)("ses"),
+            job_id=order.context.job_id,
+            bucket=order.bucket,
+            key=order.key,
+            upload_id=upload_id,
+            part_bytes=order.part_bytes,
+            size_bytes=order.pin.size_bytes,
+            state=SessionState.OPEN,
+            created_at=utc(now_s),
+        )
+        await self._control.opened(session)
+        return session
+
+    async def _kept(self, session: UploadSession, parts_count: int) -> dict[int, PartDone]:
+        known = {
+            part.number: part
+            for part in self._order.parts_done
+            if part.session_id == session.session_id and part.crc64nvme is not None
+        }
+        try:
+            stored = await self._sink.list_parts(self._order.key, session.upload_id)
+        except UploadLost:
+            if len(known) < parts_count:
+                raise
+            # It may be gone because it was completed, and the answer was lost: Complete will tell.
+            return known
+        return {part.number: known[part.number] for part in stored if _is_same(part, known.get(part.number))}
+
+    async def _agreed(self, crc: int) -> None:
+        """Return when the object may be published. Raises: ChecksumMismatch; LeaseLost."""
+        if self._expected_crc is not None:
+            self._expected_crc.check(crc_text(crc))
+        self._control.check()
+        await self._control.ask_commit()
+        self._control.check()
+
+    async def _verify(self, size_bytes: int, etag: str, crc: int) -> None:
+        found = await self._sink.head(self._order.key)
+        if found is None:
+            raise SinkBusy("The bucket does not show the object it has just completed.")
+        if (found.size_bytes, found.etag) != (size_bytes, etag):
+            raise SinkError(f"The object has {found.size_bytes} bytes and ETag {found.etag}, not {size_bytes}, {etag}.")
+        if found.crc64nvme not in {None, crc}:
+            raise ChecksumMismatch("The bucket shows another CRC-64/NVME than that of the bytes sent.")
+
+    def _result(self, size_bytes: int, etag: str, crc: int, *, sha256: str | None, parts_count: int) -> JobResult:
+        return JobResult(
+            bucket=self._order.bucket,
+            key=self._order.key,
+            size_bytes=size_bytes,
+            etag=etag,
+            sha256=sha256,
+            crc64nvme=crc_text(crc),
+            parts_count=parts_count,
+        )
+
+    def _metadata(self) -> Mapping[str, str]:
+        context = self._order.context
+        return {"correlation-id": context.correlation_id, "job-id": context.job_id}
+
+
+def _is_same(stored: StoredPart, known: PartDone | None) -> bool:
+    return known is not None and (stored.size_bytes, stored.etag) == (known.size_bytes, known.etag)

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from store import running_store
+
+from serve_app.seaweed import Seaweed
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Seaweed]:
+    """A running SeaweedFS: `store.settings` is its S3Settings. Shared, so each test uses keys of its own."""
+    with running_store() as store:
+        yield store

@@ -1,0 +1,701 @@
+"""One lease from a real origin into a real bucket: every way, every fault, and what is left behind."""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+from types import MappingProxyType
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from awscrt.checksums import crc64nvme
+from origin import Origin, content_bytes, content_sha256, content_windows
+from store_proxy import Fault, StoreProxy
+
+from rayhaul.errors import (
+    ChecksumMismatch,
+    Internal,
+    LeaseLost,
+    RayhaulError,
+    SinkBusy,
+    SinkError,
+    SourceChanged,
+    SourceNotFound,
+    SourceTooLarge,
+    SourceTruncated,
+    UploadLost,
+)
+from rayhaul.job import JobResult
+from rayhaul.lease import JobContext, PartDone, TransferOrder, UploadSession
+from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
+from rayhaul.policy.planning import PARTS_MAX
+from rayhaul.settings import MIB, EgressSettings, SourceSettings, TransferSettings
+from serve_app.seaweed import Seaweed
+from tasks.budget import ByteBudget
+from tasks.checksum import crc_text
+from tasks.egress import GuardedClient
+from tasks.probe import probe
+from tasks.sink import Sink
+from tasks.transfer import transfer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PART = 5 * MIB
+SETTINGS = TransferSettings(
+    part_bytes_min=PART, single_put_bytes_max=MIB, part_attempts_max=3, retry_base_s=0.001, retry_cap_s=0.01
+)
+MEMORY = 64 * MIB
+NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class Control:
+    """The scheduler's side of a lease, which remembers what it was told and can take the lease away."""
+
+    #: The step at which the lease is lost.
+    lose_at: str = ""
+    session: UploadSession | None = None
+    parts: list[PartDone] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    bytes_done: int = 0
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def step(self, name: str) -> None:
+        self.steps.append(name)
+        if name == self.lose_at:
+            raise LeaseLost
+
+    async def opened(self, session: UploadSession) -> None:
+        self.step("opened")
+        self.session = session
+
+    async def parts_done(self, parts: Sequence[PartDone]) -> None:
+        self.step("part")
+        self.parts.extend(parts)
+
+    async def ask_commit(self) -> None:
+        self.step("commit")
+
+    def progress(self, bytes_moved: int) -> None:
+        self.bytes_done += bytes_moved
+        self.moved.set()
+
+    def check(self) -> None:
+        if self.lose_at == f"after {len(self.parts)} parts":
+            raise LeaseLost
+
+
+class Bench:
+    """An origin, a store behind a proxy, and the means of one agent, with keys of its own."""
+
+    def __init__(self, side: "Side") -> None:
+        self.origin = side.origin
+        self.proxy = side.proxy
+        self.client = side.client
+        self.sink = side.sink
+        self.memory = ByteBudget(MEMORY)
+        self.prefix = f"test/{uuid.uuid4()}"
+        self.proxy.reset()
+        self.origin.connections_open_max = 0
+
+    def exhausted(self) -> float:
+        return self.sink.meter.snapshot().counters.get((SINK_RETRIES_EXHAUSTED.name, ()), 0)
+
+    async def order(
+        self,
+        size: int,
+        *,
+        seed: int = 7,
+        pinned: Mapping[str, object] = NOTHING,
+        faults: Mapping[str, object] = NOTHING,
+    ) -> TransferOrder:
+        """Return an order for a file that was probed while its origin behaved as `pinned`, and now has `faults`."""
+        self.origin.add("file.bin", size=size, seed=seed, **pinned)
+        url = f"{self.origin.base_url}/file.bin"
+        pin = await probe(self.client, url=url, headers={}, filename=None, size_bytes_max=None, clock=time.monotonic)
+        self.origin.add("file.bin", size=size, seed=seed, **{**pinned, **faults})
+        self.origin.requests.clear()
+        return TransferOrder(
+            lease_id="lease_1",
+            epoch=1,
+            context=JobContext(job_id="job_1", user_id="alice", correlation_id="corr-12345"),
+            url=url,
+            headers={},
+            pin=pin,
+            bucket=self.sink.bucket,
+            key=f"{self.prefix}/file.bin",
+            part_bytes=PART,
+            first_part=1,
+            end_part=PARTS_MAX + 1,
+            connections=4,
+            checksum=None,
+            size_bytes_max=None,
+            bandwidth_bytes_per_s=None,
+            session=None,
+        )
+
+    async def run(
+        self, order: TransferOrder, control: Control | None = None, *, settings: TransferSettings = SETTINGS
+    ) -> JobResult:
+        try:
+            return await transfer(
+                order,
+                client=self.client,
+                sink=self.sink,
+                control=control or Control(),
+                settings=settings,
+                memory=self.memory,
+                clock=time.time,
+                rng=Random(1),
+            )
+        finally:
+            assert self.memory.used_bytes == 0, "all memory is given back"
+
+    async def fails(
+        self, order: TransferOrder, kind: type[RayhaulError], control: Control | None = None, **more: TransferSettings
+    ) -> RayhaulError:
+        """Run an order that must fail like this and publish nothing."""
+        with pytest.raises(kind) as caught:
+            await self.run(order, control, **more)
+        assert type(caught.value) is kind
+        assert await self.sink.head(order.key) is None
+        return caught.value
+
+    async def check(self, order: TransferOrder, result: JobResult, size: int, *, seed: int = 7) -> None:
+        """Check that exactly the file was published, and nothing is left open."""
+        assert (result.bucket, result.key, result.size_bytes) == (order.bucket, order.key, size)
+        link = self.sink.presign_get(order.key, filename="x", expires_s=60)
+        digest, crc = hashlib.sha256(), 0
+        async with aiohttp.ClientSession() as session, session.get(link) as response:
+            assert response.status == 200
+            assert response.headers["ETag"].strip('"') == result.etag
+            async for piece in response.content.iter_any():
+                digest.update(piece)
+                crc = crc64nvme(piece, crc)
+        assert digest.hexdigest() == content_sha256(seed, size)
+        assert result.crc64nvme == crc_text(crc)
+        head = await self.sink.head(order.key)
+        assert head is not None
+        assert head.metadata == {"correlation-id": "corr-12345", "job-id": "job_1"}
+        assert await self.sink.list_uploads(self.prefix) == []
+
+    async def abort(self, control: Control) -> None:
+        """Do what an AbortOrder asks for; then no upload may be open."""
+        assert control.session is not None
+        await self.sink.abort(control.session.key, control.session.upload_id)
+        assert await self.sink.list_uploads(self.prefix) == []
+
+    def ranges(self) -> list[int]:
+        """Return the part numbers whose ranges were asked for, in ascending order."""
+        return sorted(seen.range[0] // PART + 1 for seen in self.origin.requests if seen.range is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is costly to start, shared by the tests of this file."""
+
+    origin: Origin
+    proxy: StoreProxy
+    client: GuardedClient
+    sink: Sink
+
+
+@asynccontextmanager
+async def running(store: Seaweed, *, strict: bool) -> AsyncIterator[Side]:
+    meter = Meter()
+    async with (
+        Origin() as origin,
+        StoreProxy(store.settings, strict=strict) as proxy,
+        GuardedClient(
+            EgressSettings(allow=(origin.host_port,)),
+            SourceSettings(stall_timeout_s=5, first_byte_timeout_s=5),
+            connections_max=16,
+            meter=meter,
+        ) as client,
+        Sink(proxy.settings, meter=meter, connections_max=16, retries=SETTINGS, stall_timeout_s=10) as sink,
+    ):
+        yield Side(origin, proxy, client, sink)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def lax_side(store: Seaweed) -> AsyncIterator[Side]:
+    async with running(store, strict=False) as side:
+        yield side
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def strict_side(store: Seaweed) -> AsyncIterator[Side]:
+    async with running(store, strict=True) as side:
+        yield side
+
+
+@pytest.fixture
+def bench(lax_side: Side) -> Bench:
+    return Bench(lax_side)
+
+
+@pytest.fixture
+def strict(strict_side: Side) -> Bench:
+    """The same with a bucket as strict as R2."""
+    return Bench(strict_side)
+
+
+WAYS: Mapping[str, Mapping[str, object]] = {
+    "ranges": {},
+    "one stream": {"ranges": False},
+    "unknown length": {"ranges": False, "framing": "chunked"},
+}
+
+
+# --- every way, every size ---
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024, MIB, MIB + 1, PART - 1, PART, PART + 1, 3 * PART, 40 * MIB])
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_the_object_is_the_file(bench: Bench, way: str, size: int) -> None:
+    """Whatever the size and the origin's abilities, the object is the file byte by byte, and progress adds up."""
+    order = await bench.order(size, pinned=WAYS[way])
+    control = Control()
+    result = await bench.run(order, control)
+    await bench.check(order, result, size)
+    assert control.bytes_done == size
+    assert control.steps[-1] == "commit"
+    single = size <= (PART if way == "unknown length" else MIB) or (way == "one stream" and size <= PART)
+    assert result.parts_count == (1 if single else -(-size // PART))
+    assert bench.proxy.count("put_object") == single
+    # Streamed ranges are never held; otherwise at most two parts.
+    expected_peak = 0 if way == "ranges" and not single else 2 * PART
+    assert bench.memory.peak_bytes <= expected_peak
+
+
+async def test_ranges_run_in_parallel_within_their_limit(bench: Bench) -> None:
+    """No more connections than the order allows, each part asked for once, the upload known before the first part."""
+    order = replace(await bench.order(40 * MIB), connections=3)
+    control = Control()
+    await bench.run(order, control)
+    assert bench.origin.connections_open_max <= 3
+    assert bench.ranges() == list(range(1, 9))
+    assert control.steps == ["opened", *["part"] * 8, "commit"]
+    assert control.session is not None
+    assert (control.session.part_bytes, control.session.size_bytes) == (PART, 40 * MIB)
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_a_bucket_as_strict_as_r2(strict: Bench, way: str) -> None:
+    """Parts are uniform, and a store that refuses checksum parameters is served without."""
+    order = await strict.order(3 * PART + 1, pinned=WAYS[way])
+    await strict.check(order, await strict.run(order), 3 * PART + 1)
+
+
+async def test_without_a_validator_ranges_are_not_combined(bench: Bench) -> None:
+    """A source that shows no version is read in one stream; with a checksum to tell, in ranges."""
+    pinned: dict[str, object] = {"etag": "weak", "last_modified": None}
+    order = await bench.order(2 * PART, pinned=pinned)
+    await bench.check(order, await bench.run(order), 2 * PART)
+    assert bench.ranges() == []
+    order = replace(await bench.order(2 * PART, pinned=pinned), checksum=f"sha256:{content_sha256(7, 2 * PART)}")
+    await bench.check(order, await bench.run(order), 2 * PART)
+    assert bench.ranges() == [1, 2]
+
+
+@pytest.mark.parametrize("lie", ["missing", "shifted", "wrong_unit", "multipart"])
+async def test_ranges_that_are_not_served_as_promised(bench: Bench, lie: str) -> None:
+    """Where a 206 is not the range asked for, one stream takes over within the same upload."""
+    order = await bench.order(2 * PART + 9, faults={"content_range": lie})
+    control = Control()
+    await bench.check(order, await bench.run(order, control), 2 * PART + 9)
+    assert control.bytes_done == 2 * PART + 9
+    assert control.steps.count("opened") == 1
+
+
+async def test_ranges_refused_for_a_small_file(bench: Bench) -> None:
+    """The upload that was opened for ranges is used even where one part holds the file."""
+    order = await bench.order(2 * MIB, faults={"content_range": "missing"})
+    await bench.check(order, await bench.run(order), 2 * MIB)
+    assert bench.proxy.count("put_object") == 0
+
+
+async def test_bandwidth_is_limited(bench: Bench) -> None:
+    """Two megabytes at four a second take half a second, less the burst, over however many connections."""
+    order = replace(await bench.order(2 * MIB), bandwidth_bytes_per_s=4 * MIB)
+    began = time.monotonic()
+    await bench.check(order, await bench.run(order), 2 * MIB)
+    assert time.monotonic() - began >= 0.25
+
+
+# --- the source fails ---
+
+
+@pytest.mark.parametrize(
+    ("faults", "tries"),
+    [
+        ({"truncate_after": MIB, "faults_max": 1}, 2),
+        ({"truncate_after": MIB, "faults_max": 1, "truncate_by": "rst"}, 2),
+        ({"truncate_after": MIB, "faults_max": 2}, 3),
+        ({"statuses": (503,), "retry_after": "0"}, 2),
+        ({"statuses": (500,)}, 2),
+        ({"statuses": (429, 502)}, 3),
+    ],
+)
+async def test_only_the_part_that_failed_is_fetched_again(
+    bench: Bench, faults: Mapping[str, object], tries: int
+) -> None:
+    """A fault of the source costs its part, and no other; progress does not count bytes twice."""
+    order = replace(await bench.order(4 * PART, faults=faults), connections=1)
+    control = Control()
+    await bench.check(order, await bench.run(order, control), 4 * PART)
+    assert bench.ranges() == [*[1] * tries, 2, 3, 4]
+    assert bench.proxy.count("upload_part") <= 3 + tries
+    assert control.bytes_done == 4 * PART
+
+
+async def test_a_source_that_keeps_failing_ends_the_lease(bench: Bench) -> None:
+    """After the last try the error is the source's; the parts that were done are known, and the upload stays open."""
+    order = replace(await bench.order(3 * PART, faults={"truncate_after": PART - 1}), connections=1)
+    control = Control()
+    await bench.fails(order, SourceTruncated, control)
+    assert bench.ranges() == [1, 1, 1]
+    assert control.bytes_done == 0
+    assert len(await bench.sink.list_uploads(bench.prefix)) == 1
+    await bench.abort(control)
+
+
+async def test_what_cannot_be_cured_is_not_tried_again(bench: Bench) -> None:
+    """A file that is gone is asked for once."""
+    control = Control()
+    order = replace(await bench.order(3 * PART, faults={"status": 404}), connections=1)
+    await bench.fails(order, SourceNotFound, control)
+    assert bench.ranges() == [1]
+    await bench.abort(control)
+
+
+@pytest.mark.parametrize("faults", [{"changes_after": 2}, {"changes_after": 2, "size_changed": 9 * PART}])
+async def test_a_file_that_changes_is_not_published(bench: Bench, faults: dict[str, object]) -> None:
+    """A new ETag between two parts ends the lease at once; no mix of versions is published."""
+    order = replace(await bench.order(4 * PART, faults=faults), connections=1)
+    control = Control()
+    await bench.fails(order, SourceChanged, control)
+    assert bench.ranges() == [1, 2, 3]
+    await bench.abort(control)
+
+
+@pytest.mark.parametrize("way", ["one stream", "unknown length"])
+async def test_a_stream_that_breaks_ends_the_attempt(bench: Bench, way: str) -> None:
+    """A stream cannot be resumed: broken in the middle, nothing is published. A refusal at its start is tried again."""
+    control = Control()
+    order = await bench.order(3 * PART, pinned=WAYS[way], faults={"truncate_after": 2 * PART})
+    await bench.fails(order, SourceTruncated, control)
+    assert control.bytes_done == 0
+    await bench.abort(control)
+    order = await bench.order(3 * PART, pinned=WAYS[way], faults={"statuses": (503, 503)})
+    await bench.check(order, await bench.run(order), 3 * PART)
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+async def test_a_limit_of_size_holds(bench: Bench, way: str) -> None:
+    """A file over the limit is refused before or while it is read."""
+    order = replace(await bench.order(3 * PART, pinned=WAYS[way]), size_bytes_max=2 * PART)
+    control = Control()
+    await bench.fails(order, SourceTooLarge, control)
+    if control.session is not None:
+        await bench.abort(control)
+    order = replace(await bench.order(2 * PART, pinned=WAYS[way]), size_bytes_max=2 * PART)
+    await bench.check(order, await bench.run(order), 2 * PART)
+
+
+# --- the sink fails ---
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500, code="InternalError"),
+        Fault(status=503, code="SlowDown"),
+        Fault(status=400, code="IncompleteBody"),
+        Fault(cut_after=MIB),
+        Fault(drop_answer=True),
+        Fault(flip_bit=True),
+    ],
+    ids=["500", "503", "400", "cut", "lost answer", "flipped bit"],
+)
+@pytest.mark.parametrize("way", ["ranges", "one stream", "checksum"])
+async def test_a_part_the_store_failed_is_sent_again(bench: Bench, way: str, fault: Fault) -> None:
+    """A fault of the store costs one part more, on every way."""
+    bench.proxy.fail("upload_part", fault, part=2)
+    order = await bench.order(3 * PART, pinned=WAYS.get(way, NOTHING))
+    if way == "checksum":
+        order = replace(order, checksum=f"sha256:{content_sha256(7, 3 * PART)}")
+    control = Control()
+    await bench.check(order, await bench.run(order, control), 3 * PART)
+    assert [bench.proxy.count("upload_part", part) for part in (1, 2, 3)] == [1, 2, 1]
+    assert control.bytes_done == 3 * PART
+    assert bench.ranges() == ([] if way == "one stream" else [1, 2, 2, 3] if way == "ranges" else [1, 2, 3])
+
+
+async def test_a_single_put_the_store_failed_is_sent_again(bench: Bench) -> None:
+    """A small file is fetched once and sent as often as it takes; the commit is asked for once."""
+    bench.proxy.fail("put_object", Fault(flip_bit=True))
+    bench.proxy.fail("put_object", Fault(drop_answer=True))
+    order = await bench.order(1000)
+    control = Control()
+    await bench.check(order, await bench.run(order, control), 1000)
+    assert bench.proxy.count("put_object") == 3
+    assert len(bench.origin.requests) == 1
+    assert control.steps == ["commit"]
+
+
+async def test_a_store_that_keeps_failing_ends_the_lease(bench: Bench) -> None:
+    """After the last try the lease ends as the sink's fault, and that is counted."""
+    bench.proxy.fail("upload_part", Fault(status=503, code="SlowDown"), times=99, part=2)
+    order = replace(await bench.order(3 * PART), connections=1)
+    control, before = Control(), bench.exhausted()
+    await bench.fails(order, SinkBusy, control)
+    assert bench.proxy.count("upload_part", part=2) == 3
+    assert [part.number for part in control.parts] == [1]
+    assert bench.exhausted() == before + 1
+    await bench.abort(control)
+
+
+async def test_a_lost_answer_to_complete_costs_nothing(bench: Bench) -> None:
+    """The object that Complete made is adopted."""
+    bench.proxy.fail("complete", Fault(drop_answer=True))
+    bench.proxy.fail("complete", Fault(status=404, code="NoSuchUpload"))
+    order = await bench.order(3 * PART)
+    await bench.check(order, await bench.run(order), 3 * PART)
+    assert bench.proxy.count("upload_part") == 3
+
+
+@pytest.mark.parametrize("hidden", ["etag", "content-length"])
+async def test_an_object_that_is_not_what_was_sent_is_noticed(bench: Bench, hidden: str) -> None:
+    """After Complete the store must show the size and the ETag of what was sent; else the job is not done."""
+    bench.proxy.fail("head", Fault(hide_headers=(hidden,)))
+    with pytest.raises(SinkError, match="The object has"):
+        await bench.run(await bench.order(2 * PART))
+
+
+async def test_an_upload_that_vanishes_ends_the_lease(bench: Bench) -> None:
+    """A part for an upload that is gone is not tried again: a new session is needed."""
+    bench.proxy.fail("upload_part", Fault(status=404, code="NoSuchUpload"))
+    order = replace(await bench.order(3 * PART), connections=1)
+    control = Control()
+    await bench.fails(order, UploadLost, control)
+    assert bench.proxy.count("upload_part") == 1
+    await bench.abort(control)
+
+
+# --- going on with an earlier attempt ---
+
+
+async def interrupted(bench: Bench, *, lose_at: str, **more: object) -> tuple[TransferOrder, Control]:
+    """Run an order until its lease is lost; return the order that goes on with it, and what was reported."""
+    order = replace(await bench.order(4 * PART), connections=1, **more)  # type: ignore[arg-type]
+    control = Control(lose_at=lose_at)
+    await bench.fails(order, LeaseLost, control)
+    bench.origin.requests.clear()
+    bench.proxy.seen.clear()
+    return replace(order, session=control.session, parts_done=tuple(control.parts)), control
+
+
+async def test_a_resumed_lease_moves_only_what_is_missing(bench: Bench) -> None:
+    """Parts on which ledger and store agree are kept."""
+    order, _ = await interrupted(bench, lose_at="after 2 parts")
+    control = Control(bytes_done=2 * PART)
+    await bench.check(order, await bench.run(order, control), 4 * PART)
+    assert bench.ranges() == [3, 4]
+    assert control.bytes_done == 4 * PART
+    assert control.steps == ["part", "part", "commit"]
+
+
+async def test_a_resumed_lease_trusts_neither_ledger_nor_store_alone(bench: Bench) -> None:
+    """A part is sent again when a zombie overwrote it, when the ledger does not know it, or has another ETag."""
+    order, first = await interrupted(bench, lose_at="commit")
+    assert first.session is not None
+    await bench.sink.put_part(order.key, first.session.upload_id, 1, PART, bytes(PART))
+    known = sorted(first.parts, key=lambda part: part.number)
+    parts_done = (known[0], replace(known[1], etag="0" * 32), known[3])
+    control = Control(bytes_done=3 * PART)
+    order = replace(order, parts_done=parts_done)
+    await bench.check(order, await bench.run(order, control), 4 * PART)
+    # SeaweedFS keeps both versions of part 1 and shows both; a store that shows the newer one alone gets it again.
+    assert bench.ranges() in ([2, 3], [1, 2, 3])
+    assert control.bytes_done == 4 * PART
+
+
+async def test_a_resumed_lease_with_all_parts_only_commits(bench: Bench) -> None:
+    """When nothing is missing, the source is not asked at all."""
+    order, _ = await interrupted(bench, lose_at="commit")
+    await bench.check(order, await bench.run(order), 4 * PART)
+    assert bench.origin.requests == []
+
+
+async def test_a_complete_whose_lease_was_lost_is_adopted(bench: Bench) -> None:
+    """The upload is gone because an earlier lease completed it: the next one finds the object and takes it."""
+    order, _ = await interrupted(bench, lose_at="commit")
+    await bench.run(order)
+    bench.proxy.fail("list_parts", Fault(status=404, code="NoSuchUpload"))
+    bench.proxy.fail("complete", Fault(status=404, code="NoSuchUpload"))
+    await bench.check(order, await bench.run(order), 4 * PART)
+    assert bench.origin.requests == []
+
+
+async def test_an_upload_that_was_aborted_meanwhile_is_lost(bench: Bench) -> None:
+    """A session that the store does not know any more cannot be gone on with."""
+    order, first = await interrupted(bench, lose_at="after 2 parts")
+    await bench.abort(first)
+    await bench.fails(order, UploadLost)
+    assert bench.origin.requests == []
+
+
+async def test_a_resumed_checksum_is_computed_anew_and_parts_kept(bench: Bench) -> None:
+    """All bytes are read for the hash; parts that are in the store already are not sent again."""
+    checksum = f"sha256:{content_sha256(7, 4 * PART)}"
+    order, first = await interrupted(bench, lose_at="after 2 parts", checksum=checksum)
+    kept = len(first.parts)
+    control = Control(bytes_done=kept * PART)
+    await bench.check(order, await bench.run(order, control), 4 * PART)
+    assert bench.ranges() == [1, 2, 3, 4]
+    assert bench.proxy.count("upload_part") == 4 - kept
+    assert control.bytes_done == 4 * PART
+
+
+async def test_a_resumed_stream_begins_anew(bench: Bench) -> None:
+    """Without ranges the parts of an earlier attempt are overwritten, and a shorter file leaves none of them."""
+    order, _ = await interrupted(bench, lose_at="commit")
+    later = await bench.order(2 * PART + 5, seed=8, pinned=WAYS["unknown length"])
+    order = replace(later, session=order.session, parts_done=order.parts_done)
+    control = Control(bytes_done=4 * PART)
+    await bench.check(order, await bench.run(order, control), 2 * PART + 5, seed=8)
+    assert control.bytes_done == 2 * PART + 5
+
+
+# --- checksums ---
+
+
+def checksum_of(algorithm: str, size: int) -> str:
+    if algorithm == "crc64nvme":
+        return f"crc64nvme:{crc_text(crc64nvme(content_bytes(7, 0, size)))}"
+    digest = hashlib.new(algorithm)
+    for window in content_windows(7, size):
+        digest.update(window)
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART + 1])
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc64nvme"])
+async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm: str, way: str, size: int) -> None:
+    """The right checksum passes; a wrong one publishes nothing, and the commit is not even asked for."""
+    order = await bench.order(size, pinned=WAYS[way])
+    right = checksum_of(algorithm, size)
+    result = await bench.run(replace(order, checksum=right))
+    await bench.check(order, result, size)
+    assert result.sha256 == (right.removeprefix("sha256:") if algorithm == "sha256" else None)
+    await bench.sink.delete(order.key)
+    control = Control()
+    wrong = replace(order, checksum=checksum_of(algorithm, size + 1))
+    await bench.fails(wrong, ChecksumMismatch, control)
+    assert "commit" not in control.steps
+    if control.session is not None:
+        await bench.abort(control)
+    assert bench.memory.peak_bytes <= 2 * PART
+
+
+async def test_a_liar_is_caught_by_the_checksum(bench: Bench) -> None:
+    """A file that changes without showing it is not published under a checksum."""
+    order = await bench.order(3 * PART, faults={"changes_after": 1, "validators_change": False})
+    control = Control()
+    order = replace(order, checksum=checksum_of("sha256", 3 * PART))
+    await bench.fails(order, ChecksumMismatch, control)
+    await bench.abort(control)
+
+
+async def test_a_fault_in_order_costs_one_part(bench: Bench) -> None:
+    """Reading for a hash keeps the retries of parts: no byte is hashed twice."""
+    order = await bench.order(3 * PART, faults={"truncate_after": MIB, "faults_max": 1})
+    order = replace(order, checksum=checksum_of("md5", 3 * PART))
+    await bench.check(order, await bench.run(order), 3 * PART)
+    assert bench.ranges() == [1, 1, 2, 3]
+
+
+# --- the lease ends ---
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize(
+    ("size", "lose_at", "parts_max"),
+    [
+        (1000, "after 0 parts", 0),
+        (1000, "commit", 0),
+        (3 * PART, "after 0 parts", 0),
+        (3 * PART, "opened", 0),
+        (3 * PART, "part", 2),
+        (3 * PART, "commit", 3),
+    ],
+)
+async def test_a_lost_lease_publishes_nothing(bench: Bench, size: int, lose_at: str, parts_max: int, way: str) -> None:
+    """Wherever the lease is lost, nothing is published, and nothing is sent after it."""
+    order = replace(await bench.order(size, pinned=WAYS[way]), connections=1)
+    control = Control(lose_at=lose_at)
+    await bench.fails(order, LeaseLost, control)
+    assert bench.proxy.count("complete") == bench.proxy.count("put_object") == 0
+    assert bench.proxy.count("upload_part") <= parts_max
+    for upload in await bench.sink.list_uploads(bench.prefix):
+        await bench.sink.abort(upload.key, upload.upload_id)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "checksum"])
+async def test_cancelling_is_quick_and_gives_everything_back(bench: Bench, way: str) -> None:
+    """A cancelled transfer ends at once, though its source is silent; memory and progress are given back."""
+    order = await bench.order(3 * PART, pinned=WAYS.get(way, NOTHING), faults={"stall_after": MIB})
+    if way == "checksum":
+        order = replace(order, checksum=checksum_of("sha256", 3 * PART))
+    control = Control()
+    task = asyncio.create_task(bench.run(order, control))
+    await control.moved.wait()
+    task.cancel()
+    async with asyncio.timeout(1):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert control.bytes_done == 0
+    assert await bench.sink.head(order.key) is None
+    for upload in await bench.sink.list_uploads(bench.prefix):
+        await bench.sink.abort(upload.key, upload.upload_id)
+
+
+async def test_a_stripe_that_is_not_the_whole_file_is_not_completed(bench: Bench) -> None:
+    """A lease of some parts moves these, and does not publish an object that lacks the others."""
+    order = replace(await bench.order(4 * PART), first_part=2, end_part=4)
+    control = Control()
+    await bench.fails(order, Internal, control)
+    assert bench.ranges() == [2, 3]
+    await bench.abort(control)
+
+
+async def test_memory_is_shared_and_never_exceeded(bench: Bench) -> None:
+    """Six streams of three parts each pass through a budget of three parts, one after the other where they must."""
+    bench.memory = ByteBudget(3 * PART)
+    base = await bench.order(3 * PART, pinned=WAYS["unknown length"])
+    orders = [replace(base, key=f"{bench.prefix}/{number}") for number in range(6)]
+
+    async def one(order: TransferOrder) -> JobResult:
+        return await transfer(
+            order,
+            client=bench.client,
+            sink=bench.sink,
+            control=Control(),
+            settings=SETTINGS,
+            memory=bench.memory,
+            clock=time.time,
+            rng=Random(1),
+        )
+
+    results = await asyncio.gather(*[one(order) for order in orders])
+    for order, result in zip(orders, results, strict=True):
+        await bench.check(order, result, 3 * PART)
+    assert bench.memory.peak_bytes <= 3 * PART
+    assert bench.memory.used_bytes == 0

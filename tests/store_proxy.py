@@ -1,0 +1,218 @@
+"""A reverse proxy in front of a real S3 server that fails on request, and can be as strict as Cloudflare R2.
+
+async with StoreProxy(store.settings) as proxy:
+    proxy.fail("upload_part", Fault(status=503, code="SlowDown"), times=2)
+    sink = Sink(proxy.settings, ...)
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from rayhaul.settings import S3Settings
+
+Operation = Literal[
+    "upload_part", "put_object", "create", "complete", "abort", "list_parts", "list_uploads", "head", "other"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens to a request."""
+
+    #: Answered in place of the store, after the request's body was read.
+    status: int | None = None
+    code: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    #: The connection is closed after so many bytes of the request's body.
+    cut_after: int | None = None
+    #: The store does it, but the answer is lost.
+    drop_answer: bool = False
+    #: A bit of the body is flipped on the way.
+    flip_bit: bool = False
+    #: Nothing is read or answered until the client goes away.
+    hang: bool = False
+    #: Response headers that do not get through, in lower case.
+    hide_headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    operation: Operation
+    key: str
+    part: int | None
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Planned:
+    fault: Fault
+    times: int
+    part: int | None
+
+
+class StoreProxy:
+    def __init__(self, settings: S3Settings, *, strict: bool = False) -> None:
+        """`strict`: refuse what R2 refuses: parts of different sizes, and checksum parameters it does not know."""
+        self._upstream = settings
+        self._strict = strict
+        self._planned: dict[Operation, list[_Planned]] = defaultdict(list)
+        self._sizes: dict[str, dict[int, int]] = defaultdict(dict)
+        self._session: aiohttp.ClientSession | None = None
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+        #: Every request, in order of arrival.
+        self.seen: list[Seen] = []
+
+    @property
+    def settings(self) -> S3Settings:
+        return self._upstream.model_copy(update={"endpoint_url": f"http://127.0.0.1:{self._port}"})
+
+    def fail(self, operation: Operation, fault: Fault, *, times: int = 1, part: int | None = None) -> None:
+        """Do this to the next `times` requests of that operation (of that part)."""
+        self._planned[operation].append(_Planned(fault, times, part))
+
+    def reset(self) -> None:
+        """Forget requests and faults."""
+        self.seen.clear()
+        self._planned.clear()
+
+    def count(self, operation: Operation, part: int | None = None) -> int:
+        """Return how many requests of an operation (of one part) were seen."""
+        return sum(seen.operation == operation and part in {None, seen.part} for seen in self.seen)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None))
+        app = web.Application(client_max_size=0)
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._runner is not None
+        assert self._session is not None
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        query = request.rel_url.query
+        operation = _operation(request.method, query)
+        part = int(query["partNumber"]) if "partNumber" in query else None
+        size_bytes = request.content_length or 0
+        key = request.path.partition("/")[2].partition("/")[2]
+        self.seen.append(Seen(operation=operation, key=key, part=part, size_bytes=size_bytes))
+        fault = self._due(operation, part)
+        if fault.hang:
+            await asyncio.Event().wait()
+        if fault.cut_after is not None:
+            await _read_up_to(request.content, fault.cut_after)
+            return _hang_up(request)
+        refusal = self._refusal(operation, request, part, size_bytes)
+        if fault.status is not None or refusal is not None:
+            async for _ in request.content.iter_any():
+                pass
+            return _error(fault.status or 400, fault.code or refusal or "", fault.headers)
+        return await self._forward(request, fault)
+
+    def _due(self, operation: Operation, part: int | None) -> Fault:
+        for planned in self._planned[operation]:
+            if planned.times > 0 and planned.part in {None, part}:
+                planned.times -= 1
+                return planned.fault
+        return Fault()
+
+    def _refusal(self, operation: Operation, request: web.Request, part: int | None, size_bytes: int) -> str | None:
+        """Return the code with which R2 would refuse this; None where it would not."""
+        if not self._strict:
+            return None
+        upload_id = request.rel_url.query.get("uploadId", "")
+        if operation == "upload_part" and part is not None:
+            self._sizes[upload_id][part] = size_bytes
+        if operation == "complete":
+            sizes = [size for _, size in sorted(self._sizes[upload_id].items())]
+            if len({*sizes[:-1]}) > 1 or (len(sizes) > 1 and sizes[-1] > sizes[0]):
+                return "InvalidPart"
+        checksums = {name.lower() for name in request.headers if name.lower().startswith("x-amz-checksum-")}
+        if checksums - {"x-amz-checksum-mode"}:
+            return "NotImplemented"
+        return None
+
+    async def _forward(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+        assert self._session is not None
+        url = URL(f"{self._upstream.endpoint_url}{request.raw_path}", encoded=True)
+        # The Host header stays what the client signed.
+        headers = request.headers.copy()
+        headers.pop("Transfer-Encoding", None)
+        body = _flipped(request.content) if fault.flip_bit else request.content.iter_any()
+        async with self._session.request(
+            request.method,
+            url,
+            headers=headers,
+            data=body if request.can_read_body else None,
+            allow_redirects=False,
+        ) as answer:
+            content = await answer.read()
+            if fault.drop_answer:
+                return _hang_up(request)
+            kept = answer.headers.copy()
+            for name in ("Transfer-Encoding", "Date", "Server", *fault.hide_headers):
+                kept.popall(name, None)
+            if request.method != "HEAD":
+                kept.popall("Content-Length", None)
+            return web.Response(status=answer.status, headers=kept, body=content or None)
+
+
+def _operation(method: str, query: Mapping[str, str]) -> Operation:
+    names = set(query)
+    match method:
+        case "PUT":
+            return "upload_part" if "partNumber" in names else "put_object"
+        case "POST":
+            return "create" if "uploads" in names else "complete" if "uploadId" in names else "other"
+        case "DELETE":
+            return "abort" if "uploadId" in names else "other"
+        case "GET":
+            return "list_parts" if "uploadId" in names else "list_uploads" if "uploads" in names else "other"
+        case "HEAD":
+            return "head"
+        case _:
+            return "other"
+
+
+def _error(status: int, code: str, headers: dict[str, str]) -> web.Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>asked for</Message></Error>'
+    return web.Response(status=status, text=text if code else "", headers=headers, content_type="application/xml")
+
+
+def _hang_up(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def _read_up_to(content: aiohttp.StreamReader, bytes_count: int) -> None:
+    while bytes_count > 0 and (piece := await content.read(bytes_count)):
+        bytes_count -= len(piece)
+
+
+async def _flipped(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    flipped = False
+    async for piece in content.iter_any():
+        if not flipped and piece:
+            flipped = True
+            yield bytes([piece[0] ^ 1]) + piece[1:]
+        else:
+            yield piece
