@@ -1,0 +1,311 @@
+"""An agent: carries out orders within its slots, reports what it holds and what happened, and stops when it must.
+
+Laws of this file:
+1. An agent classifies outcomes and decides nothing: what follows from them is the scheduler's business.
+2. One report is under way at a time; it carries everything that waits. A notice is sent again until acknowledged.
+3. Self-fencing: an agent whose last acknowledged report was *sent* longer ago than `liveness.self_fence_s` (monotonic)
+   stops all its transfers, because somebody else may hold its leases by now.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import Random
+
+from actors.holding import Held, Rate, key_of, progress_of
+from actors.outbox import Control, Outbox
+from actors.ports import Reports
+from rayhaul.capacity import Capacity
+from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError
+from rayhaul.ids import NewId
+from rayhaul.lease import (
+    Aborted,
+    AbortOrder,
+    AgentReport,
+    LeaseFailed,
+    Notice,
+    Order,
+    Probed,
+    ProbeFailed,
+    ProbeOrder,
+    ReportReply,
+    TransferOrder,
+    Transferred,
+)
+from rayhaul.log import bind, bind_job
+from rayhaul.metrics import AGENT_ERRORS, Meter
+from rayhaul.settings import Settings
+from tasks.budget import ByteBudget
+from tasks.egress import GuardedClient
+from tasks.probe import probe
+from tasks.sink import Sink
+from tasks.transfer import transfer
+
+log = logging.getLogger(__name__)
+
+#: Longest wait for the answer to a report; then the same is reported again.
+_REPORT_TIMEOUT_S = 15.0
+_REPORT_AGAIN_S = 0.3
+
+
+class Agent:
+    def __init__(
+        self,
+        *,
+        name: str,
+        reports: Reports,
+        settings: Settings,
+        client: GuardedClient,
+        sink: Sink,
+        meter: Meter,
+        new_id: NewId,
+        rng: Random,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.incarnation = new_id("inc")
+        self._reports = reports
+        self._settings = settings
+        self._client = client
+        self._sink = sink
+        self._meter = meter
+        self._new_id = new_id
+        self._rng = rng
+        self._clock = clock
+        self._monotonic = monotonic
+        self._memory = ByteBudget(settings.agent.memory_bytes_max)
+        self._held: dict[str, Held] = {}
+        self._wake = asyncio.Event()
+        self._outbox = Outbox(self._wake)
+        self._rate = Rate()
+        self._seq = 0
+        self._acknowledged_at_s = monotonic()
+        self._draining = False
+        self._stopping = False
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Work until drained or stopped; then say goodbye."""
+        with bind(agentId=self.name):
+            async with asyncio.TaskGroup() as self._tasks:
+                while not (self._stopping or (self._draining and not self._held)):
+                    await self._wait()
+                    await self._report()
+                for held in self._held.values():
+                    if held.task is not None:
+                        held.task.cancel()
+            with suppress(RayhaulError, TimeoutError):
+                await self._send(self._compose(leaving=True))
+
+    async def assign(self, orders: Sequence[Order]) -> None:
+        """Take orders; one that is in hand already is left as it is."""
+        assert self._tasks is not None, "the agent is not running"
+        for order in orders:
+            key = key_of(order)
+            if key in self._held:
+                continue
+            held = self._held[key] = Held(order)
+            held.task = self._tasks.create_task(self._carry_out(held), name=key)
+        self._wake.set()
+
+    async def revoke(self, keys: Sequence[str]) -> None:
+        """Stop orders at once; whatever they had to tell is not wanted any more."""
+        for key in keys:
+            held = self._held.get(key)
+            if held is not None:
+                held.lose()
+
+    async def drain(self) -> None:
+        """Take no more leases; `run` returns when nothing is in hand."""
+        self._draining = True
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        self._stopping = True
+        self._wake.set()
+
+    # --- carrying out ---
+
+    async def _carry_out(self, held: Held) -> None:
+        order = held.order
+        # Orders come in through calls of their own: what `run` has bound is not bound there.
+        with bind(agentId=self.name), bind_job(order.context):
+            try:
+                match order:
+                    case ProbeOrder():
+                        await self._probe(order)
+                    case TransferOrder():
+                        await self._transfer(held, order)
+                    case AbortOrder():
+                        await self._abort(order)
+            except asyncio.CancelledError:
+                if not (held.lost or self._stopping):
+                    raise
+            except LeaseLost:
+                log.warning("lease lost: stopped", extra={"code": LeaseLost.code})
+            except Exception:
+                # A slot outlives what happens in it.
+                self._meter.inc(AGENT_ERRORS)
+                log.exception("order failed unexpectedly")
+            finally:
+                self._held.pop(key_of(order), None)
+                self._wake.set()
+
+    async def _probe(self, order: ProbeOrder) -> None:
+        try:
+            found = await probe(
+                self._client,
+                url=order.url,
+                headers=order.headers,
+                filename=order.filename,
+                size_bytes_max=order.size_bytes_max or self._settings.transfer.size_bytes_max,
+                clock=self._monotonic,
+            )
+        except RayhaulError as error:
+            log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
+            told: Notice = ProbeFailed(
+                notice_id=self._new_id("note"),
+                order_id=order.order_id,
+                job_id=order.context.job_id,
+                failure=error.failure(),
+            )
+        else:
+            log.info("metadata ready", extra={"durationMs": found.fetch_ms})
+            told = Probed(
+                notice_id=self._new_id("note"), order_id=order.order_id, job_id=order.context.job_id, metadata=found
+            )
+        await self._outbox.tell(told)
+
+    async def _transfer(self, held: Held, order: TransferOrder) -> None:
+        began_s = self._monotonic()
+        log.info("transfer begins: %s", order.key)
+        try:
+            result = await transfer(
+                order,
+                client=self._client,
+                sink=self._sink,
+                control=Control(
+                    held,
+                    order,
+                    self._outbox,
+                    agent_rate=self._rate,
+                    check_fence=self.check_fence,
+                    new_id=self._new_id,
+                ),
+                settings=self._settings.transfer,
+                memory=self._memory,
+                clock=self._clock,
+                rng=self._rng,
+            )
+        except LeaseLost:
+            raise
+        except RayhaulError as error:
+            log.warning("transfer failed: %s", error.message, extra={"code": error.code})
+            await self._outbox.tell(self._failed(order, error.failure()))
+        except Exception as error:
+            self._meter.inc(AGENT_ERRORS)
+            log.exception("transfer failed unexpectedly")
+            failure = Internal(f"unexpected {type(error).__name__} in the agent").failure()
+            await self._outbox.tell(self._failed(order, failure))
+        else:
+            log.info("transfer done: %s", result.key, extra={"durationMs": self._since_ms(began_s)})
+            await self._outbox.tell(
+                Transferred(
+                    notice_id=self._new_id("note"),
+                    lease_id=order.lease_id,
+                    epoch=order.epoch,
+                    job_id=order.context.job_id,
+                    result=result,
+                )
+            )
+
+    def _failed(self, order: TransferOrder, failure: Failure) -> LeaseFailed:
+        return LeaseFailed(
+            notice_id=self._new_id("note"),
+            lease_id=order.lease_id,
+            epoch=order.epoch,
+            job_id=order.context.job_id,
+            failure=failure,
+        )
+
+    async def _abort(self, order: AbortOrder) -> None:
+        """Abort an upload. A failure is not told: the scheduler orders it again."""
+        try:
+            await self._sink.abort(order.key, order.upload_id)
+        except RayhaulError as error:
+            log.warning("upload not aborted: %s", error.message, extra={"code": error.code})
+            return
+        await self._outbox.tell(
+            Aborted(notice_id=self._new_id("note"), session_id=order.session_id, job_id=order.context.job_id)
+        )
+
+    def _since_ms(self, began_s: float) -> int:
+        return round((self._monotonic() - began_s) * 1000)
+
+    # --- telling ---
+
+    def check_fence(self) -> None:
+        """Raises: LeaseLost once the scheduler may have given our leases to somebody else."""
+        if self._monotonic() - self._acknowledged_at_s > self._settings.liveness.self_fence_s:
+            raise LeaseLost("no answer from the scheduler for too long: stopped by itself")
+
+    async def _wait(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.liveness.heartbeat_s):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _report(self) -> None:
+        sent_at_s = self._monotonic()
+        try:
+            reply = await self._send(self._compose())
+        except (RayhaulError, TimeoutError) as error:
+            log.warning("report not answered: %s", str(error) or "timed out")
+            self._fence()
+            await asyncio.sleep(_REPORT_AGAIN_S)
+            self._wake.set()
+            return
+        self._acknowledged_at_s = sent_at_s
+        self._outbox.settle(reply)
+        await self.revoke(sorted(reply.revoked))
+
+    async def _send(self, report: AgentReport) -> ReportReply:
+        async with asyncio.timeout(_REPORT_TIMEOUT_S):
+            return await self._reports.report(report)
+
+    def _fence(self) -> None:
+        try:
+            self.check_fence()
+        except LeaseLost as error:
+            for held in list(self._held.values()):
+                if not held.lost:
+                    log.warning(error.message, extra={"jobId": held.order.context.job_id, "code": error.code})
+                held.lose()
+
+    def _compose(self, *, leaving: bool = False) -> AgentReport:
+        self._seq += 1
+        now_s = self._monotonic()
+        progress = [told for held in self._held.values() if (told := progress_of(held, now_s)) is not None]
+        return AgentReport(
+            agent=self.name,
+            incarnation=self.incarnation,
+            seq=self._seq,
+            capacity=Capacity(
+                slots=self._settings.agent.slots,
+                slots_used=len(progress),
+                bytes_per_s=self._rate.measure(now_s),
+                bytes_per_s_max=self._settings.agent.bandwidth_bytes_per_s_max,
+                memory_bytes=self._memory.used_bytes,
+                memory_bytes_max=self._settings.agent.memory_bytes_max,
+            ),
+            draining=self._draining,
+            leaving=leaving,
+            held=frozenset(self._held),
+            progress=tuple(progress),
+            notices=tuple(self._outbox.notices()),
+            metrics=self._meter.snapshot(),
+        )

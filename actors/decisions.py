@@ -1,0 +1,275 @@
+"""What follows from what happened: reports, commands and silence become changes in a draft.
+
+Laws of this file:
+1. Nothing here waits, reads a clock or talks to anybody; the same inputs give the same draft.
+2. A notice under a lease counts only while that lease stands with that epoch; otherwise it is refused and counted.
+3. Hearing the same notice twice changes nothing: the first hearing ended or moved what the second would need.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from actors.draft import Draft
+from actors.ports import Command
+from rayhaul.errors import AgentLost, ChecksumMismatch, Conflict, Failure, RequeuesExhausted, SourceChanged, UploadLost
+from rayhaul.job import Job, JobEvent, JobStatus, Metadata
+from rayhaul.lease import (
+    Aborted,
+    CommitAsked,
+    Lease,
+    LeaseFailed,
+    Notice,
+    PartsDone,
+    Probed,
+    ProbeFailed,
+    SessionOpened,
+    SessionState,
+    Transferred,
+)
+from rayhaul.log import redacted
+from rayhaul.metrics import (
+    CHECKSUM_MISMATCHES,
+    FENCED_WRITES,
+    JOB_DURATION,
+    JOBS_FINISHED,
+    METADATA_FETCH,
+    METADATA_READY,
+    ORPHAN_UPLOADS,
+    REQUEUES,
+    Meter,
+)
+from rayhaul.policy import retry
+from rayhaul.policy.naming import object_key
+from rayhaul.settings import LivenessSettings, TransferSettings
+
+#: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.
+_START_OVER = frozenset({SourceChanged.code, UploadLost.code, ChecksumMismatch.code})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The settings that decisions depend on, and the dice."""
+
+    transfer: TransferSettings
+    liveness: LivenessSettings
+    key_prefix: str
+    rng: Random
+    meter: Meter
+
+
+def hear(draft: Draft, notice: Notice, rules: Rules) -> bool:
+    """Take a notice into the draft; return whether it counted (False: stale, refused)."""
+    match notice:
+        case Probed():
+            return _probed(draft, notice, rules)
+        case ProbeFailed():
+            return _probe_failed(draft, notice, rules)
+        case Aborted():
+            return _aborted(draft, notice, rules)
+        case _:
+            return _hear_under_lease(draft, notice, rules)
+
+
+def _hear_under_lease(
+    draft: Draft, notice: SessionOpened | PartsDone | CommitAsked | Transferred | LeaseFailed, rules: Rules
+) -> bool:
+    lease = draft.lease(notice.lease_id)
+    job = draft.job(notice.job_id)
+    if lease is None or lease.epoch != notice.epoch or job is None or job.is_final:
+        rules.meter.inc(FENCED_WRITES, type(notice).__name__)
+        if isinstance(notice, SessionOpened) and draft.session(notice.session.session_id) is None:
+            # The upload exists all the same: somebody has to abort it.
+            draft.put_session(notice.session, SessionState.ABORTING)
+        return False
+    match notice:
+        case SessionOpened():
+            draft.put_session(notice.session, SessionState.OPEN)
+        case PartsDone():
+            draft.put_parts(notice.parts)
+        case CommitAsked():
+            if job.status is JobStatus.DOWNLOADING:
+                draft.transition(job, JobEvent.UPLOADING, {"agent": lease.agent, "epoch": lease.epoch})
+        case Transferred():
+            _complete(draft, job, lease, notice, rules)
+        case LeaseFailed():
+            draft.end(lease)
+            fail_attempt(draft, job, notice.failure, rules, {"agent": lease.agent, "epoch": lease.epoch})
+    return True
+
+
+def _probed(draft: Draft, notice: Probed, rules: Rules) -> bool:
+    job = draft.job(notice.job_id)
+    if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
+        return False
+    found = notice.metadata
+    key = job.key or object_key(rules.key_prefix, job.id, job.spec.key, found.filename)
+    draft.transition(job, JobEvent.METADATA, _told(found), metadata=found, key=key, next_attempt_at=None)
+    rules.meter.observe(METADATA_FETCH, found.fetch_ms / 1000)
+    rules.meter.observe(METADATA_READY, (draft.now - job.created_at).total_seconds())
+    return True
+
+
+def _told(found: Metadata) -> Mapping[str, Any]:
+    return {
+        "sizeBytes": found.size_bytes,
+        "contentType": found.content_type,
+        "etag": found.etag,
+        "lastModified": found.last_modified,
+        "rangeable": found.rangeable,
+        "filename": found.filename,
+        "finalUrl": redacted(found.final_url),
+        "fetchMs": found.fetch_ms,
+    }
+
+
+def _probe_failed(draft: Draft, notice: ProbeFailed, rules: Rules) -> bool:
+    job = draft.job(notice.job_id)
+    if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
+        return False
+    fail_attempt(draft, replace(job, attempt=job.attempt + 1), notice.failure, rules, {"stage": "metadata"})
+    return True
+
+
+def _aborted(draft: Draft, notice: Aborted, rules: Rules) -> bool:
+    session = draft.session(notice.session_id)
+    if session is None or session.state is not SessionState.ABORTING:
+        return False
+    draft.put_session(session, SessionState.ABORTED)
+    rules.meter.inc(ORPHAN_UPLOADS)
+    return True
+
+
+def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred, rules: Rules) -> None:
+    told = {"agent": lease.agent, "epoch": lease.epoch}
+    if job.status is JobStatus.DOWNLOADING:
+        job = draft.transition(job, JobEvent.UPLOADING, told)
+    result = notice.result
+    session = draft.open_session(job.id)
+    if session is not None:
+        draft.put_session(session, SessionState.COMPLETED)
+    draft.end(lease)
+    draft.transition(
+        job,
+        JobEvent.COMPLETED,
+        {
+            **told,
+            "bucket": result.bucket,
+            "key": result.key,
+            "sizeBytes": result.size_bytes,
+            "etag": result.etag,
+            "sha256": result.sha256,
+            "crc64nvme": result.crc64nvme,
+            "parts": result.parts_count,
+        },
+        result=result,
+        error=None,
+        completed_at=draft.now,
+        next_attempt_at=None,
+    )
+    rules.meter.inc(JOBS_FINISHED, "completed", "none", "none")
+    rules.meter.observe(JOB_DURATION, (draft.now - job.created_at).total_seconds())
+
+
+def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:
+    """Decide what follows a failed attempt: another one later, or the end."""
+    if failure.code == ChecksumMismatch.code:
+        rules.meter.inc(CHECKSUM_MISMATCHES)
+    verdict = retry.decide(failure, attempt=job.attempt, settings=rules.transfer, now=draft.now, rng=rules.rng)
+    if isinstance(verdict, retry.GiveUp):
+        give_up(draft, job, failure, rules, told, dead_letter=failure.retryable)
+        return
+    changes: dict[str, Any] = {"next_attempt_at": verdict.at, "error": failure, "attempt": job.attempt}
+    if failure.code in _START_OVER:
+        _drop_session(draft, job)
+        changes["metadata"] = None
+    payload = {**told, **_why(failure), "nextAttemptAt": verdict.at.isoformat(), "attempt": job.attempt}
+    draft.transition(job, JobEvent.REQUEUED, payload, **changes)
+    rules.meter.inc(REQUEUES, failure.code)
+
+
+def give_up(
+    draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any], *, dead_letter: bool
+) -> None:
+    """Fail a job for good; abort its upload; put it into the dead-letter queue where deliveries ran out."""
+    draft.revoke_job(job.id)
+    _drop_session(draft, job)
+    changes: dict[str, Any] = {"error": failure, "completed_at": draft.now, "next_attempt_at": None}
+    job = draft.transition(job, JobEvent.FAILED, {**told, **_why(failure)}, attempt=job.attempt, **changes)
+    if dead_letter:
+        draft.transition(job, JobEvent.DEADLETTERED, _why(failure), dead_lettered_at=draft.now)
+        draft.dead_letters_delta += 1
+    rules.meter.inc(JOBS_FINISHED, "failed", failure.fault, failure.code)
+
+
+def _why(failure: Failure) -> Mapping[str, Any]:
+    return {"code": failure.code, "message": failure.message, "fault": failure.fault, "retryable": failure.retryable}
+
+
+def _drop_session(draft: Draft, job: Job) -> None:
+    session = draft.open_session(job.id)
+    if session is not None:
+        draft.put_session(session, SessionState.ABORTING)
+
+
+def hand_back(draft: Draft, lease: Lease, rules: Rules, why: str) -> None:
+    """Take a lease from an agent that is lost or stuck, and requeue its job; too many times, and the job fails."""
+    draft.end(lease)
+    job = draft.job(lease.job_id)
+    if job is None or job.status not in (JobStatus.DOWNLOADING, JobStatus.UPLOADING):
+        return
+    failure = AgentLost(why).failure()
+    requeues = job.requeues + 1
+    told = {"agent": lease.agent, "epoch": lease.epoch, "requeues": requeues}
+    if requeues > rules.liveness.requeues_max:
+        last = RequeuesExhausted(f"handed back {requeues} times; the last time: {why}").failure()
+        give_up(draft, replace(job, requeues=requeues), last, rules, told, dead_letter=True)
+        return
+    draft.revoke_job(job.id)
+    # The run did not fail: it is not charged as an attempt.
+    draft.transition(
+        job, JobEvent.REQUEUED, {**told, **_why(failure)}, requeues=requeues, attempt=job.attempt - 1, error=failure
+    )
+    rules.meter.inc(REQUEUES, failure.code)
+
+
+def obey(draft: Draft, job: Job, command: Command, rules: Rules) -> Job:
+    """Carry out a user's command.
+
+    Raises: Conflict where the job's state does not allow it.
+    """
+    match command:
+        case Command.CANCEL:
+            if job.status is JobStatus.CANCELLED:
+                return job
+            cancelled = draft.transition(job, JobEvent.CANCELLED, completed_at=draft.now, next_attempt_at=None)
+            draft.revoke_job(job.id)
+            _drop_session(draft, job)
+            rules.meter.inc(JOBS_FINISHED, "cancelled", "caller", "cancelled")
+            return cancelled
+        case Command.PAUSE:
+            paused = draft.transition(job, JobEvent.PAUSED, next_attempt_at=None)
+            draft.revoke_job(job.id)
+            return paused
+        case Command.RESUME:
+            return draft.transition(job, JobEvent.RESUMED)
+        case Command.RETRY:
+            if not job.is_final:
+                raise Conflict(f"a {job.status} job can not be retried")
+            return _start_again(draft, job, "retry")
+        case Command.REQUEUE:
+            requeued = _start_again(draft, job, "requeue")
+            draft.revoke_job(job.id)
+            return requeued
+
+
+def _start_again(draft: Draft, job: Job, why: str) -> Job:
+    changes: dict[str, Any] = {"next_attempt_at": None, "completed_at": None, "error": None}
+    if job.is_final:
+        # The session went with the failure, and the file may have changed since: look at it anew.
+        changes |= {"attempt": 0, "requeues": 0, "metadata": None, "started_at": None, "dead_lettered_at": None}
+    after = draft.transition(job, JobEvent.REQUEUED, {"code": why}, **changes)
+    if job.dead_lettered_at is not None:
+        draft.dead_letters_delta -= 1
+    return after

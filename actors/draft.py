@@ -1,0 +1,188 @@
+"""One turn's changes before they are durable: what the ledger will be asked to write, and what is done once it has.
+
+A draft reads through to the book and changes nothing in it, so a failed commit leaves no trace: the draft is dropped.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from actors.book import Book
+from rayhaul.ids import NewId
+from rayhaul.job import EventRecord, Job, JobEvent
+from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord
+
+#: Events a job's webhook is told of.
+_TOLD = frozenset({JobEvent.COMPLETED, JobEvent.FAILED, JobEvent.DEADLETTERED})
+
+
+class Draft:
+    def __init__(self, book: Book, now: datetime, new_id: NewId) -> None:
+        self._book = book
+        self.now = now
+        self._new_id = new_id
+        self._jobs: dict[str, Job] = {}
+        self._new: set[str] = set()
+        self._base_version: dict[str, int] = {}
+        self._events: list[EventRecord] = []
+        self._granted: dict[str, Lease] = {}
+        self._ended: dict[str, Lease] = {}
+        self._sessions: dict[str, UploadSession] = {}
+        self._session_of_job: dict[str, UploadSession | None] = {}
+        self._parts: list[PartDone] = []
+        self._idempotency: list[IdempotencyRecord] = []
+        self._outbox: list[OutboxRecord] = []
+        self._keys: list[ApiKey] = []
+        #: Leases to be told to stop once this is durable, by agent.
+        self.revokes: defaultdict[str, list[str]] = defaultdict(list)
+        self.dead_letters_delta = 0
+
+    @property
+    def now_s(self) -> float:
+        return self.now.timestamp()
+
+    @property
+    def granted(self) -> Sequence[Lease]:
+        return list(self._granted.values())
+
+    @property
+    def events(self) -> Sequence[EventRecord]:
+        return self._events
+
+    def job(self, job_id: str) -> Job | None:
+        """Return an open job, or one loaded or changed in this turn."""
+        return self._jobs.get(job_id) or self._book.jobs.get(job_id)
+
+    def load(self, job: Job) -> None:
+        """Bring in a final job from the ledger, so that it can be changed."""
+        if job.id not in self._jobs and job.id not in self._book.jobs:
+            self._base_version[job.id] = job.version
+            self._jobs[job.id] = job
+
+    def create(self, job: Job, payload: Mapping[str, Any]) -> None:
+        self._jobs[job.id] = job
+        self._new.add(job.id)
+        self._record(job, JobEvent.CREATED, payload)
+
+    def transition(self, job: Job, event: JobEvent, payload: Mapping[str, Any] | None = None, **changes: Any) -> Job:
+        """Move a job along its table and record the event.
+
+        Raises: Conflict where the table has no such arrow.
+        """
+        after = job.after(event, **changes)
+        self._jobs[job.id] = after
+        self._record(after, event, payload or {})
+        return after
+
+    def lease(self, lease_id: str) -> Lease | None:
+        """Return a lease that is live at this point of the turn."""
+        if lease_id in self._ended:
+            return None
+        return self._granted.get(lease_id) or self._book.leases.get(lease_id)
+
+    def leases_of_job(self, job_id: str) -> Sequence[Lease]:
+        """Return the leases a job had when the turn began and still has; granting is a turn's last step."""
+        found = (self.lease(lease_id) for lease_id in self._book.leases_of_job.get(job_id, ()))
+        return [lease for lease in found if lease is not None]
+
+    def grant(self, lease: Lease) -> None:
+        self._granted[lease.lease_id] = lease
+
+    def end(self, lease: Lease) -> None:
+        self._ended[lease.lease_id] = lease
+
+    def revoke_job(self, job_id: str) -> None:
+        """End all leases of a job and have their agents told."""
+        for lease in self.leases_of_job(job_id):
+            self.end(lease)
+            self.revokes[lease.agent].append(lease.lease_id)
+
+    def open_session(self, job_id: str) -> UploadSession | None:
+        if job_id in self._session_of_job:
+            return self._session_of_job[job_id]
+        return self._book.open_session(job_id)
+
+    def session(self, session_id: str) -> UploadSession | None:
+        return self._sessions.get(session_id) or self._book.sessions.get(session_id)
+
+    def put_session(self, session: UploadSession, state: SessionState) -> None:
+        moved = replace(session, state=state)
+        self._sessions[session.session_id] = moved
+        if state is SessionState.OPEN:
+            self._session_of_job[session.job_id] = moved
+        elif (current := self.open_session(session.job_id)) and current.session_id == session.session_id:
+            self._session_of_job[session.job_id] = None
+
+    def put_parts(self, parts: Sequence[PartDone]) -> None:
+        self._parts.extend(parts)
+
+    def spend(self, record: IdempotencyRecord) -> None:
+        self._idempotency.append(record)
+
+    def spent(self, user_id: str, key: str) -> IdempotencyRecord | None:
+        """Return what this very turn has accepted under an Idempotency-Key."""
+        return next((r for r in self._idempotency if (r.user_id, r.key) == (user_id, key)), None)
+
+    def put_key(self, key: ApiKey) -> None:
+        self._keys.append(key)
+
+    def _record(self, job: Job, event: JobEvent, payload: Mapping[str, Any]) -> None:
+        record = EventRecord(
+            ts=self.now,
+            event=event,
+            job_id=job.id,
+            user_id=job.user_id,
+            correlation_id=job.correlation_id,
+            status=job.status,
+            payload={"correlationId": job.correlation_id, **payload},
+        )
+        self._events.append(record)
+        if job.spec.webhook is not None and event in _TOLD:
+            self._outbox.append(
+                OutboxRecord(
+                    outbox_id=self._new_id("msg"),
+                    job_id=job.id,
+                    user_id=job.user_id,
+                    url=job.spec.webhook,
+                    event=event,
+                    payload=record.payload,
+                    created_at=self.now,
+                )
+            )
+
+    def _version(self, job_id: str) -> int:
+        known = self._base_version.get(job_id)
+        return self._book.jobs[job_id].version if known is None else known
+
+    def seal(self) -> Batch:
+        """Return what the ledger must write; each changed job's version grows by one."""
+        for job_id, job in self._jobs.items():
+            if job_id not in self._new:
+                self._jobs[job_id] = replace(job, version=self._version(job_id) + 1)
+        told = {record.job_id for record in self._events}
+        return Batch(
+            jobs_new=[job for job_id, job in self._jobs.items() if job_id in self._new],
+            jobs_changed=[job for job_id, job in self._jobs.items() if job_id not in self._new and job_id in told],
+            events=self._events,
+            leases_granted=[lease for lease_id, lease in self._granted.items() if lease_id not in self._ended],
+            leases_ended=[lease_id for lease_id in self._ended if lease_id not in self._granted],
+            sessions=list(self._sessions.values()),
+            parts=self._parts,
+            idempotency=self._idempotency,
+            outbox=self._outbox,
+            keys=self._keys,
+        )
+
+    def merge(self, batch: Batch) -> None:
+        """Bring the book up to what was committed."""
+        self._book.dead_letters_count += self.dead_letters_delta
+        self._book.merge(
+            jobs=(*batch.jobs_new, *batch.jobs_changed),
+            granted=batch.leases_granted,
+            ended=batch.leases_ended,
+            sessions=batch.sessions,
+            now_s=self.now_s,
+        )

@@ -1,0 +1,72 @@
+"""What an agent has in hand: an order, how far it is, and how fast."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from rayhaul.lease import AbortOrder, LeaseProgress, Order, ProbeOrder, TransferOrder
+
+#: Weight of the newest second in the bytes/s that are shown.
+_RATE_WEIGHT = 0.3
+
+
+@dataclass(slots=True)
+class Rate:
+    """Bytes per second, smoothed over some seconds."""
+
+    bytes_total: int = 0
+    per_s: float = 0.0
+    _seen_bytes: int = 0
+    _seen_at_s: float | None = None
+
+    def measure(self, now_s: float) -> float:
+        """Return the rate, given the time (monotonic seconds) of this look."""
+        if self._seen_at_s is not None and now_s > self._seen_at_s:
+            newest = max(0, self.bytes_total - self._seen_bytes) / (now_s - self._seen_at_s)
+            self.per_s = newest if self.per_s == 0 else self.per_s + _RATE_WEIGHT * (newest - self.per_s)
+        self._seen_bytes, self._seen_at_s = self.bytes_total, now_s
+        return self.per_s
+
+
+@dataclass(slots=True)
+class Held:
+    """An order in hand, until what it led to is acknowledged."""
+
+    order: Order
+    task: asyncio.Task[None] | None = None
+    rate: Rate = field(default_factory=Rate)
+    bytes_done: int = 0
+    parts_done: int = 0
+    #: Set when the lease is not ours any more.
+    lost: bool = False
+
+    def lose(self) -> None:
+        """Stop at once; whatever the order had to tell is not wanted any more."""
+        self.lost = True
+        if self.task is not None:
+            self.task.cancel()
+
+
+def key_of(order: Order) -> str:
+    """Return the id under which an order is reported as held."""
+    match order:
+        case ProbeOrder():
+            return order.order_id
+        case TransferOrder():
+            return order.lease_id
+        case AbortOrder():
+            return order.session_id
+
+
+def progress_of(held: Held, now_s: float) -> LeaseProgress | None:
+    """Return how far a transfer is; None for other orders."""
+    order = held.order
+    if not isinstance(order, TransferOrder):
+        return None
+    return LeaseProgress(
+        lease_id=order.lease_id,
+        job_id=order.context.job_id,
+        bytes_done=held.bytes_done,
+        bytes_per_s=held.rate.measure(now_s),
+        parts_done=held.parts_done,
+        parts_total=None if order.pin.size_bytes is None else order.end_part - order.first_part,
+    )
