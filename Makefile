@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests
 
-.PHONY: help demo test lint fmt type unit ledger integration simulation cluster clean
+.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,7 +51,13 @@ integration: $(VENV)/.dev ## real HTTP, real S3 server
 	$(BIN)/pytest tests/integration
 
 cluster: $(VENV)/.dev ## a real Ray cluster
-	$(BIN)/pytest tests/cluster
+	$(BIN)/pytest tests/cluster -m 'not drill'
+
+drill: $(VENV)/.dev ## slow drills: large files, faults one after the other
+	$(BIN)/pytest tests -m drill -s
+
+docs: $(VENV)/.base ## write the generated documents
+	$(BIN)/python -m rayhaul.settings_doc > docs/settings.md
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

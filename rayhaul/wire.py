@@ -91,7 +91,8 @@ class ResultView(_Response):
     size_bytes: int
     etag: str
     sha256: str | None = None
-    crc64nvme: str | None = None
+    #: Named by hand: the generator would write crc64Nvme.
+    crc64nvme: str | None = Field(None, alias="crc64nvme")
 
 
 class ErrorView(_Response):

@@ -1,0 +1,66 @@
+"""`rayhaul`: the commands, put together; every error that is expected ends here as one sentence and an exit code."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import rayhaul
+from rayhaul.cli import cluster, keys
+from rayhaul.cli.agents import agents
+from rayhaul.cli.connect import Exit, UsageError, exit_of
+from rayhaul.cli.get import get
+from rayhaul.cli.jobs import cancel, job, jobs, pause, resume, retry
+from rayhaul.cli.output import complain
+from rayhaul.client.errors import ClientError
+
+app = typer.Typer(
+    name="rayhaul",
+    no_args_is_help=True,
+    # A trace shows local variables, keys among them; and ours are said in one sentence.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's signature
+    if asked:
+        typer.echo(f"rayhaul {rayhaul.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Rayhaul: from a URL to your bucket, over many machines.
+
+    The cluster is where RAYHAUL_URL says (with RAYHAUL_API_KEY), else the one that `rayhaul up` started here.
+    """
+    del version
+
+
+for command in (cluster.up, cluster.down, get, jobs, job, cancel, pause, resume, retry, agents):
+    app.command()(command)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    try:
+        app()
+    except ClientError as err:
+        complain(err)
+        sys.exit(exit_of(err))
+    except UsageError as err:
+        complain(err)
+        sys.exit(Exit.USAGE)
+    except KeyboardInterrupt:
+        # Before or after the command itself; typer sees to the rest.
+        sys.exit(Exit.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

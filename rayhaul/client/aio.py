@@ -1,0 +1,364 @@
+"""The asynchronous client: the API's routes as methods, its answers as the models of rayhaul.wire."""
+
+import asyncio
+import builtins
+import random
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar, Unpack
+
+from pydantic import BaseModel, ValidationError
+
+from rayhaul.client.endpoint import Endpoint, find_endpoint
+from rayhaul.client.errors import (
+    ApiError,
+    Conflict,
+    ConnectionFailed,
+    JobCancelled,
+    JobFailed,
+    NotFound,
+    ServiceFailed,
+    Throttled,
+    WaitTimeout,
+)
+from rayhaul.client.feed import EventFeed
+from rayhaul.client.fields import (
+    JobFields,
+    JobSource,
+    batch_idempotency_key,
+    batches,
+    job_requests,
+    new_idempotency_key,
+    request,
+)
+from rayhaul.client.retries import Patience
+from rayhaul.client.saving import OnBytes, save
+from rayhaul.client.transport import CORRELATION_ID, IDEMPOTENCY_KEY, Answer, Transport
+from rayhaul.job import FINAL, JobStatus
+from rayhaul.wire import (
+    AgentsPage,
+    BatchAccepted,
+    BatchRequest,
+    CapacityView,
+    DownloadLink,
+    EventPage,
+    EventView,
+    JobPage,
+    JobRequest,
+    JobView,
+    KeyCreated,
+    KeyRequest,
+    KeysPage,
+    KeyView,
+    QueueReport,
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+#: A retry or two for a restarting replica, four for one that takes ten seconds.
+RETRIES_MAX = 4
+
+#: A cluster that is upgraded or restarted is back within this time; listening goes on meanwhile.
+RECONNECT_S_MAX = 300.0
+
+#: Jobs of one request: large enough to be quick, small enough that a retry costs little.
+BATCH_JOBS = 1000
+
+PAGE_JOBS = 100
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+#: What passes by itself while a cluster restarts or is crowded.
+_PASSING = (ConnectionFailed, ServiceFailed, Throttled)
+
+
+class AsyncClient:
+    """A connection to a cluster; use it with `async with`, in one event loop.
+
+    Without arguments it goes where RAYHAUL_URL and RAYHAUL_API_KEY say, else to the last `rayhaul up`.
+    Every method raises ApiError and ConnectionFailed.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30,
+        retries_max: int = RETRIES_MAX,
+        reconnect_s_max: float = RECONNECT_S_MAX,
+    ) -> None:
+        self._http = Transport(find_endpoint(url, api_key), timeout_s=timeout_s, retries_max=retries_max)
+        self._reconnect_s_max = reconnect_s_max
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._http.endpoint
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        url: str,
+        *,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> JobView:
+        """Ask for one job; sent again after a broken connection, it is still one job."""
+        body = request(JobRequest, {**fields, "url": url}).model_dump_json(by_alias=True, exclude_unset=True)
+        headers = _submit_headers(idempotency_key or new_idempotency_key(), correlation_id)
+        return self._read(JobView, await self._http.request("POST", "/jobs", body=body, headers=headers))
+
+    async def submit_batch(
+        self, jobs: Sequence[JobSource], *, idempotency_key: str | None = None, correlation_id: str | None = None
+    ) -> builtins.list[str]:
+        """Ask for all of these jobs or, where one of them is refused, for none; return their ids in order."""
+        body = BatchRequest(jobs=job_requests(jobs)).model_dump_json(by_alias=True, exclude_unset=True)
+        headers = _submit_headers(idempotency_key or new_idempotency_key(), correlation_id)
+        accepted = self._read(
+            BatchAccepted, await self._http.request("POST", "/jobs/batch", body=body, headers=headers)
+        )
+        return [job.id for job in accepted.jobs]
+
+    async def submit_many(
+        self,
+        jobs: Iterable[JobSource] | AsyncIterable[JobSource],
+        *,
+        batch_size: int = BATCH_JOBS,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> builtins.list[str]:
+        """Ask for any number of jobs, reading `jobs` one batch at a time; return their ids in order.
+
+        Each batch is all or nothing. With an `idempotency_key` the whole call may be made again after a failure: what
+        was accepted is not submitted twice.
+        """
+        key = idempotency_key or new_idempotency_key()
+        accepted: builtins.list[str] = []
+        index = 0
+        async with aclosing(batches(jobs, batch_size)) as taken:
+            async for batch in taken:
+                accepted += await self.submit_batch(
+                    batch, idempotency_key=batch_idempotency_key(key, index), correlation_id=correlation_id
+                )
+                index += 1
+        return accepted
+
+    async def get(self, job_id: str) -> JobView:
+        return self._read(JobView, await self._http.request("GET", _path(job_id)))
+
+    async def list(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """Return one page of jobs, newest first."""
+        asked = {"status": status, "tag": tag, "limit": limit, "cursor": cursor}
+        params = {name: str(value) for name, value in asked.items() if value is not None}
+        return self._read(JobPage, await self._http.request("GET", "/jobs", params=params))
+
+    async def iter_jobs(
+        self, *, status: JobStatus | str | None = None, tag: str | None = None, page_size: int = PAGE_JOBS
+    ) -> AsyncGenerator[JobView, None]:
+        """Yield all jobs, newest first, a page at a time."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(status=status, tag=tag, limit=page_size, cursor=cursor)
+            for job in page.jobs:
+                yield job
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def wait(
+        self, job_id: str, timeout_s: float | None = None, on_event: Callable[[EventView], None] | None = None
+    ) -> JobView:
+        """Return the job once it is completed, by its events where they come through, else by asking now and then.
+
+        Raises: JobFailed, JobCancelled, WaitTimeout (the job goes on).
+        """
+        try:
+            async with asyncio.timeout(timeout_s) as scope:
+                job = await self._final(job_id, on_event)
+        except TimeoutError:
+            if not scope.expired() or timeout_s is None:
+                raise
+            raise WaitTimeout(job_id, timeout_s) from None
+        match job.status:
+            case JobStatus.FAILED:
+                raise JobFailed(job)
+            case JobStatus.CANCELLED:
+                raise JobCancelled(job)
+        return job
+
+    async def events(self, job_id: str, last_event_id: str | int | None = None) -> AsyncGenerator[EventView, None]:
+        """Yield the job's events until its last one, reconnecting as often as it takes; each once, in order.
+
+        With `last_event_id` (an event's `seq`) only the later ones.
+        """
+        feed = EventFeed(self._http, _path(job_id, "events"), str(last_event_id or ""))
+        patience = self._patience()
+        while True:
+            try:
+                async with aclosing(feed.listen()) as heard:
+                    async for event in heard:
+                        patience.renew()
+                        yield event
+                # A stream that ends without a word may be of a job that ended before `last_event_id`.
+                patience.forgive()
+                if feed.is_over or (not feed.has_heard and (await self.get(job_id)).status in FINAL):
+                    return
+            except _PASSING:
+                if patience.is_over():
+                    raise
+            await asyncio.sleep(max(feed.retry_s, patience.pause_s()))
+
+    async def history(self, job_id: str) -> builtins.list[EventView]:
+        answer = await self._http.request("GET", _path(job_id, "history"))
+        return self._read(EventPage, answer).events
+
+    async def cancel(self, job_id: str) -> JobView:
+        """Stop the job for good; a second time changes nothing."""
+        return self._read(JobView, await self._http.request("DELETE", _path(job_id)))
+
+    async def pause(self, job_id: str) -> JobView:
+        return await self._act(job_id, "pause")
+
+    async def resume(self, job_id: str) -> JobView:
+        return await self._act(job_id, "resume")
+
+    async def retry(self, job_id: str) -> JobView:
+        """Queue a failed or cancelled job again."""
+        return await self._act(job_id, "retry")
+
+    async def download_link(self, job_id: str) -> DownloadLink:
+        answer = await self._http.request("GET", _path(job_id, "download"), params={"json": "1"})
+        return self._read(DownloadLink, answer)
+
+    async def download(self, job_id: str, path: str | Path, progress: OnBytes | None = None) -> Path:
+        """Save a completed job's object as `path`, checked against the job's size (and sha256, where it is known).
+
+        A broken connection goes on where it stopped. Until all is there the bytes stand in `path`.part.
+
+        Raises: DownloadMismatch, SinkFailed, OSError.
+        """
+        job = await self.get(job_id)
+        if job.result is None:
+            raise Conflict("conflict", 409, f"{job_id} is {job.status}: there is no object yet", job.correlation_id)
+
+        async def link() -> str:
+            return (await self.download_link(job_id)).url
+
+        target = Path(path)
+        await save(self._http, link, job.result, target, progress)
+        return target
+
+    async def agents(self) -> builtins.list[CapacityView]:
+        return self._read(AgentsPage, await self._http.request("GET", "/agents")).agents
+
+    async def queue(self) -> QueueReport:
+        return self._read(QueueReport, await self._http.request("GET", "/queue"))
+
+    async def create_key(
+        self,
+        user: str,
+        *,
+        role: Literal["user", "operator"] = "user",
+        name: str = "",
+        expires_at: datetime | None = None,
+    ) -> KeyCreated:
+        """Make an API key. Not sent twice: after ConnectionFailed look at `keys`, one may have been made."""
+        fields = {"user": user, "role": role, "name": name, "expires_at": expires_at}
+        body = request(KeyRequest, fields).model_dump_json(by_alias=True)
+        return self._read(KeyCreated, await self._http.request("POST", "/keys", body=body))
+
+    async def keys(self) -> builtins.list[KeyView]:
+        return self._read(KeysPage, await self._http.request("GET", "/keys")).keys
+
+    async def revoke_key(self, key_id: str) -> None:
+        await self._http.request("DELETE", f"/keys/{_checked(key_id)}")
+
+    async def ready(self) -> bool:
+        """Tell whether the cluster takes work.
+
+        Raises: ConnectionFailed where nobody answers.
+        """
+        return (await self._http.probe("/readyz")).status == 200
+
+    async def _act(self, job_id: str, verb: str) -> JobView:
+        return self._read(JobView, await self._http.request("POST", _path(job_id, verb)))
+
+    async def _final(self, job_id: str, on_event: Callable[[EventView], None] | None) -> JobView:
+        feed = EventFeed(self._http, _path(job_id, "events"))
+        patience = self._patience()
+        while True:
+            try:
+                job = await self.get(job_id)
+            except _PASSING:
+                if patience.is_over():
+                    raise
+            else:
+                if job.status in FINAL:
+                    return job
+                patience.forgive()
+                if await _hear_final(feed, on_event):
+                    continue
+                if feed.has_heard:
+                    patience.renew()
+            await asyncio.sleep(patience.pause_s())
+
+    def _patience(self) -> Patience:
+        return Patience(self._reconnect_s_max, random.random)
+
+    def _read(self, model: type[Model], answer: Answer) -> Model:
+        try:
+            return model.model_validate_json(answer.body)
+        except ValidationError as err:
+            raise ConnectionFailed(f"{self.endpoint.url} does not answer as Rayhaul does") from err
+
+
+async def _hear_final(feed: EventFeed, on_event: Callable[[EventView], None] | None) -> bool:
+    """Listen to one connection; return whether it told of a final state. A broken one is no error: the job is asked."""
+    try:
+        async with aclosing(feed.listen()) as heard:
+            async for event in heard:
+                if on_event is not None:
+                    on_event(event)
+                if event.seq is not None and event.status in FINAL:
+                    return True
+    except (ApiError, ConnectionFailed):
+        return False
+    return False
+
+
+def _submit_headers(idempotency_key: str, correlation_id: str | None) -> Mapping[str, str]:
+    headers = {IDEMPOTENCY_KEY: idempotency_key}
+    return headers if correlation_id is None else {**headers, CORRELATION_ID: correlation_id}
+
+
+def _checked(some_id: str) -> str:
+    """Raises: NotFound, without asking, for what can be no id: a path must not be steered by one."""
+    if not _ID.fullmatch(some_id):
+        raise NotFound("not_found", 404, f"there is nothing with the id {some_id!r}")
+    return some_id
+
+
+def _path(job_id: str, *rest: str) -> str:
+    return "/".join(("/jobs", _checked(job_id), *rest))

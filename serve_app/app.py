@@ -1,0 +1,69 @@
+"""The API as one ASGI application: wiring only."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from actors.ports import ControlPlane
+from rayhaul.ledger.base import Ledger
+from rayhaul.metrics import Meter
+from rayhaul.settings import Settings
+from serve_app import events, jobs, keys, openapi, operations, problems
+from serve_app.auth import Keyring
+from serve_app.context import Context
+from serve_app.feed import Feed
+from serve_app.live import Live
+from serve_app.replica import Links, Replica
+from tasks.guard import AddressGuard
+
+__all__ = ["Links", "create_app"]
+
+
+def create_app(
+    *,
+    plane: ControlPlane,
+    ledger: Ledger,
+    links: Links,
+    settings: Settings,
+    replica: str,
+    clock: Callable[[], float] = time.time,
+) -> FastAPI:
+    """Return the API. Writes and live state go through `plane`; `ledger` is only read.
+
+    `replica` names this process in the cluster's metrics. The application needs no lifespan events; call
+    `app.state.replica.feed.close()` before it goes away, to send its event streams elsewhere at once.
+    """
+    meter = Meter()
+    live = Live(plane)
+    app = FastAPI(
+        title="Rayhaul",
+        version=version("rayhaul"),
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        # Ours are the metrics and the log lines; the framework's would show what a caller sent.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    for room in (jobs, events, operations, keys):
+        app.include_router(room.routes)
+    problems.install(app)
+    app.add_middleware(Context, meter=meter, body_bytes_max=settings.api.body_bytes_max)
+    app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
+    app.state.keyring = Keyring(ledger, keep_s=settings.api.key_cache_s, clock=clock)
+    app.state.replica = Replica(
+        name=replica,
+        plane=plane,
+        ledger=ledger,
+        links=links,
+        settings=settings,
+        clock=clock,
+        meter=meter,
+        guard=AddressGuard(settings.egress),
+        keyring=app.state.keyring,
+        live=live,
+        feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
+    )
+    return app

@@ -1,0 +1,338 @@
+"""The embedded cluster: a whole Rayhaul on this machine, in one data directory.
+
+Laws of this file:
+1. Everything durable (ledger, bucket, keys, token) lies in the data directory, which is locked while the cluster runs.
+2. What was started is stopped in reverse order, however far the start got; all of it dies with this process besides.
+3. What can be known to fail is found before anything is started, and said in one sentence.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from rayhaul import keys
+from rayhaul.client.endpoint import write_last_up, write_up_file
+from rayhaul.errors import RayhaulError, ServiceError
+from rayhaul.ledger.base import Batch, Role
+from rayhaul.ledger.store import open_ledger
+from rayhaul.settings import Settings
+from serve_app.seaweed import Seaweed, StorePorts
+
+log = logging.getLogger(__name__)
+
+#: The start is refused with less than this: a ledger that cannot write is worth nothing.
+_DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
+_OBJECT_STORE_BYTES = 128 * 1024 * 1024
+_READY_TIMEOUT_S = 60.0
+_READY_POLL_S = 0.05
+_DASHBOARD_PORT = 8265
+_PORTS_LOOKED_AT = 100
+#: HAProxy's socket lies in Ray's temporary directory, below a node id of 56 characters, in at most 97 in all.
+_TEMP_NAME_HEX = 8
+
+
+class StartRefused(ServiceError):
+    """The cluster cannot start here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an embedded cluster lives."""
+
+    data_dir: Path
+    host: str
+    port: int
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.data_dir / 'ledger.db'}"
+
+    @property
+    def key_path(self) -> Path:
+        return self.data_dir / "api-key"
+
+    @property
+    def token_path(self) -> Path:
+        return self.data_dir / "ray-token"
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host  # noqa: S104 - compared
+        return f"http://{host}:{self.port}"
+
+    @property
+    def temp_dir(self) -> Path:
+        """Ray's temporary directory: short, and the same for the same data directory."""
+        name = hashlib.sha256(str(self.data_dir).encode()).hexdigest()[:_TEMP_NAME_HEX]
+        return Path(tempfile.gettempdir()) / f"rh-{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A cluster that answers."""
+
+    url: str
+    dashboard_url: str
+    bucket: str
+    s3_endpoint_url: str | None
+
+
+class EmbeddedCluster:
+    def __init__(self, place: Place, settings: Settings, say: Callable[[str], None]) -> None:
+        self._place = place
+        self._settings = settings
+        self._say = say
+        self._stack = ExitStack()
+
+    def start(self) -> Running:
+        """Start all of it and return when it answers. Raises: StartRefused, ServiceError."""
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop what was started, newest first."""
+        self._stack.close()
+
+    def _start(self) -> Running:
+        place = self._place
+        self._stack.enter_context(_locked(place.data_dir))
+        # We hold the lock: whatever still runs for this directory lost its `up` to a SIGKILL, and holds its ports.
+        _reap(place.token_path)
+        _check_disk(place.data_dir)
+        _check_port(place.host, place.port)
+        settings = self._with_bucket()
+        assert settings.s3.bucket is not None
+        ledger_url = settings.ledger.url or place.ledger_url
+        self._say("ledger")
+        _prepare_ledger(settings, ledger_url, place.key_path)
+        self._say("Ray")
+        dashboard_url = self._start_ray()
+        # Imported only now: Ray and Serve read their environment when they are imported.
+        from actors.runtime import start_scheduler, stop_scheduler  # noqa: PLC0415
+        from serve_app.deployment import run_api  # noqa: PLC0415
+
+        self._say("scheduler and agents")
+        start_scheduler(settings, ledger_url=ledger_url, bucket=settings.s3.bucket)
+        self._stack.callback(_quietly, lambda: stop_scheduler(timeout_s=3))
+        self._say("API")
+        run_api(settings, ledger_url=ledger_url, host=place.host, port=place.port)
+        _await_ready(place.url)
+        write_up_file(
+            place.data_dir,
+            url=place.url,
+            dashboard_url=dashboard_url,
+            bucket=settings.s3.bucket,
+        )
+        self._stack.callback((place.data_dir / "up.json").unlink, missing_ok=True)
+        write_last_up(place.data_dir)
+        return Running(
+            url=place.url,
+            dashboard_url=dashboard_url,
+            bucket=settings.s3.bucket,
+            s3_endpoint_url=settings.s3.endpoint_url,
+        )
+
+    def _with_bucket(self) -> Settings:
+        """Return the settings with a bucket: the one that is configured, else an embedded one."""
+        if self._settings.s3.is_set:
+            return self._settings
+        self._say("bucket")
+        ports_path = self._place.data_dir / "bucket-ports"
+        ports = _read_ports(ports_path)
+        if ports is not None and not all(_is_free("127.0.0.1", port) for port in ports):
+            ports = None  # links given out earlier will not work, but all else will
+        store = Seaweed(self._place.data_dir / "bucket", ports=ports)
+        store.start()
+        self._stack.callback(store.stop)
+        ports_path.write_text(" ".join(map(str, store.ports)))
+        return self._settings.model_copy(update={"s3": store.settings})
+
+    def _start_ray(self) -> str:
+        place = self._place
+        temp_dir = place.temp_dir
+        shutil.rmtree(temp_dir, ignore_errors=True)
+        temp_dir.mkdir(mode=0o700)
+        self._stack.callback(shutil.rmtree, temp_dir, ignore_errors=True)
+        os.environ.update(_ray_environment(place, temp_dir))
+        import ray  # noqa: PLC0415 - see above
+
+        from actors.runtime import NAMESPACE  # noqa: PLC0415
+
+        context = ray.init(
+            # Never an existing cluster: one may be running beside us.
+            address="local",
+            namespace=NAMESPACE,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=_free_port("127.0.0.1", _DASHBOARD_PORT),
+            resources={"head": 1, "agent": self._settings.scaling.agents_max},
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(temp_dir),
+        )
+        self._stack.callback(_reap, place.token_path)
+        self._stack.callback(ray.shutdown)
+        return f"http://{context.dashboard_url}"
+
+
+def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
+    if not place.token_path.exists():
+        _write_private(place.token_path, secrets.token_hex(32))
+    haproxy = temp_dir / "h"
+    metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
+    stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(place.token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray would run its processes at nice 15; moving bytes is what they are for.
+        "RAY_worker_niceness": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
+    }
+
+
+def _locked(data_dir: Path) -> IO[str]:
+    """Make the data directory where it is missing, and hold its lock."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data_dir / "lock").open("w")
+    except OSError as error:
+        raise StartRefused(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StartRefused(f"a cluster is running on {data_dir} already; `rayhaul down` stops it") from error
+    return lock
+
+
+def _reap(token_path: Path) -> None:
+    """Kill what a killed cluster of this data directory left behind: HAProxy, mostly; all else dies with `up`."""
+    mark = os.fsencode(f"RAY_AUTH_TOKEN_PATH={token_path}\0")
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes() + b"\0":
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _check_disk(data_dir: Path) -> None:
+    free = shutil.disk_usage(data_dir).free
+    if free < _DISK_FREE_BYTES_MIN:
+        raise StartRefused(
+            f"only {free // 2**20} MiB are free under {data_dir}; "
+            f"at least {_DISK_FREE_BYTES_MIN // 2**20} MiB are needed"
+        )
+
+
+def _check_port(host: str, port: int) -> None:
+    if not _is_free(host, port):
+        raise StartRefused(f"port {port} on {host} is taken or not ours to bind; choose another one with --port")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(host: str, first: int) -> int:
+    for port in range(first, first + _PORTS_LOOKED_AT):
+        if _is_free(host, port):
+            return port
+    raise StartRefused(f"no free port from {first} to {first + _PORTS_LOOKED_AT - 1}")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a secret that only we can read, whole or not at all."""
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def _read_ports(path: Path) -> StorePorts | None:
+    try:
+        return StorePorts(*map(int, path.read_text().split()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _prepare_ledger(settings: Settings, ledger_url: str, key_path: Path) -> None:
+    """Bring the ledger up to date and, on the first start, make the operator's key."""
+    made = None
+    if not key_path.exists():
+        made = keys.new_key("operator", Role.OPERATOR, "made at first start", datetime.now(UTC), secrets.token_bytes)
+
+    async def prepare() -> None:
+        ledger = open_ledger(settings.ledger, ledger_url)
+        try:
+            if made is not None:
+                await ledger.commit(Batch(keys=[made[1]]))
+        finally:
+            await ledger.close()
+
+    asyncio.run(prepare())
+    if made is not None:
+        _write_private(key_path, made[0] + "\n")
+
+
+def _await_ready(url: str) -> None:
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    last = "no answer"
+    while time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - our own http URL
+                return
+        except urllib.error.HTTPError as error:
+            last = f"status {error.code}"
+        except OSError as error:
+            last = str(error)
+        time.sleep(_READY_POLL_S)
+    raise ServiceError(f"the API did not become ready within {_READY_TIMEOUT_S:.0f} s ({last})")
+
+
+def _quietly(step: Callable[[], None]) -> None:
+    """Stop as well as possible: what fails here must not keep the rest from being stopped."""
+    try:
+        step()
+    except RayhaulError as error:
+        log.warning("%s", error.message)

@@ -1,0 +1,101 @@
+"""What the API says of itself: OpenAPI 3.1, with one security scheme and problems for every error."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from rayhaul.wire import BatchRequest, EventView, JobRequest, KeyRequest, Problem
+
+DESCRIPTION = """\
+Ask for a URL; agents fetch it in parallel ranges and stream it part by part into your bucket.
+
+Send `Authorization: Bearer KEY`. `X-Correlation-ID` is taken when it is sane, made when it is not, and always echoed.
+Errors are `application/problem+json` with a stable `code`. Times are RFC 3339 in UTC, sizes are bytes.
+"""
+
+_SECURITY_SCHEME = "apiKey"
+_TEMPLATE = "#/components/schemas/{model}"
+#: Models that no response declares by itself.
+_MODELS: tuple[type[BaseModel], ...] = (BatchRequest, EventView, JobRequest, KeyRequest, Problem)
+
+_REASONS = {
+    400: "The body is no JSON.",
+    401: "The API key is missing, wrong, expired or revoked.",
+    403: "Operators only.",
+    404: "There is no such thing, or it is not yours.",
+    409: "The job's state does not allow this.",
+    413: "The body is too large.",
+    422: "A field is wrong, the URL may not be fetched, or the Idempotency-Key was used with another body.",
+    429: "Too many; `Retry-After` says when to come back.",
+    503: "The control plane cannot be reached for the moment; `Retry-After` says when to come back.",
+}
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _TEMPLATE.format(model=model.__name__)}
+
+
+def problems_of(*statuses: int) -> Responses:
+    """Return the declarations of problems with these statuses."""
+    content = {"application/problem+json": {"schema": _ref(Problem)}}
+    return {status: {"description": _REASONS[status], "content": content} for status in statuses}
+
+
+def event_stream() -> Responses:
+    """Return the declaration of a stream of events."""
+    return {
+        200: {
+            "description": "Server-sent events; `data:` is an EventView. `Last-Event-ID` resumes.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "x-event-data": _ref(EventView)}},
+        },
+        204: {"description": "The job is final and `Last-Event-ID` is its last event."},
+    }
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the declaration of a request body that the route reads by itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(model)}}}}
+
+
+def header(name: str, description: str) -> dict[str, Any]:
+    """Return the declaration of an optional request header that the route reads by itself."""
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
+
+
+#: Declares a route that needs no key.
+OPEN: dict[str, Any] = {"security": []}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the application's OpenAPI document."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            openapi_version="3.1.0",
+            description=DESCRIPTION,
+            routes=app.routes,
+        )
+        _drop_framework_errors(document)
+        _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_TEMPLATE)
+        components = document["components"]
+        components["schemas"] = dict(sorted({**definitions["$defs"], **components["schemas"]}.items()))
+        components["securitySchemes"] = {_SECURITY_SCHEME: {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{_SECURITY_SCHEME: []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _drop_framework_errors(document: dict[str, Any]) -> None:
+    """Remove the framework's own validation error, which it adds to every route with a parameter and we never send."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

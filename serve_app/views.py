@@ -1,0 +1,225 @@
+"""From domain values to the wire: what the outside gets to see, and nothing that is secret.
+
+Laws of this file:
+1. URLs lose user info, query and fragment wherever they stand: in fields, error messages and event payloads.
+2. Header values never leave; `Job.spec.headers` is not read here.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from actors.ports import AgentView, QueueView
+from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress
+from rayhaul.ledger.base import ApiKey
+from rayhaul.log import redacted
+from rayhaul.wire import (
+    CapacityView,
+    Destination,
+    ErrorView,
+    EventView,
+    JobView,
+    KeyCreated,
+    KeyView,
+    MetadataView,
+    ProgressView,
+    QueueReport,
+    ResultView,
+)
+
+#: While bytes move, speed and time left mean something.
+MOVING = frozenset({JobStatus.DOWNLOADING, JobStatus.UPLOADING})
+
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
+_NOTHING = Progress()
+
+
+def reply(model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the model as a JSON response; written once, without the framework's second validation."""
+    return Response(
+        model.model_dump_json(by_alias=True),
+        status_code=status,
+        media_type="application/json",
+        headers=None if headers is None else dict(headers),
+    )
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with every URL in it cut down to scheme, host and path.
+
+    >>> without_secrets("GET https://me:pw@files.example/a?sig=1 said 403")
+    'GET https://files.example/a said 403'
+    """
+    return _URL.sub(lambda match: redacted(match.group()), text) if "://" in text else text
+
+
+def job_view(job: Job, live: Progress | None, *, bucket: str) -> JobView:
+    """Return the job for its owner. `bucket` is where it goes while no result says so."""
+    error, result, metadata = job.error, job.result, job.metadata
+    return JobView(
+        id=job.id,
+        status=job.status,
+        url=redacted(job.spec.url),
+        filename=job.spec.filename or (metadata.filename if metadata else None),
+        priority=job.spec.priority,
+        tags=dict(job.spec.tags),
+        destination=Destination(bucket=result.bucket if result else bucket, key=job.key),
+        metadata=_metadata_view(metadata) if metadata else None,
+        progress=_progress_of(job, live),
+        attempt=job.attempt,
+        requeues=job.requeues,
+        checksum=job.spec.checksum,
+        result=ResultView(
+            bucket=result.bucket,
+            key=result.key,
+            size_bytes=result.size_bytes,
+            etag=result.etag,
+            sha256=result.sha256,
+            crc64nvme=result.crc64nvme,
+        )
+        if result
+        else None,
+        error=ErrorView(
+            code=error.code,
+            message=without_secrets(error.message),
+            fault=error.fault,
+            retryable=error.retryable,
+        )
+        if error
+        else None,
+        agents=list(job.agents),
+        correlation_id=job.correlation_id,
+        user_id=job.user_id,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        completed_at=job.completed_at,
+        next_attempt_at=job.next_attempt_at,
+    )
+
+
+def _metadata_view(metadata: Metadata) -> MetadataView:
+    return MetadataView(
+        size_bytes=metadata.size_bytes,
+        content_type=metadata.content_type,
+        etag=metadata.etag,
+        last_modified=metadata.last_modified,
+        rangeable=metadata.rangeable,
+        filename=metadata.filename,
+        final_url=redacted(metadata.final_url),
+        fetch_ms=metadata.fetch_ms,
+    )
+
+
+def _progress_of(job: Job, live: Progress | None) -> ProgressView:
+    size = job.metadata.size_bytes if job.metadata else None
+    if job.result is not None:
+        parts = job.result.parts_count
+        done = Progress(
+            bytes_done=job.result.size_bytes, bytes_total=job.result.size_bytes, parts_done=parts, parts_total=parts
+        )
+        return progress_view(done)
+    # Without a start, what was told is of an attempt that was given up.
+    view = progress_view(live if live is not None and job.started_at is not None else _NOTHING)
+    moving = job.status in MOVING
+    return view.model_copy(
+        update={
+            "bytes_total": size if view.bytes_total is None else view.bytes_total,
+            "bytes_per_second": view.bytes_per_second if moving else 0.0,
+            "eta_seconds": view.eta_seconds if moving else None,
+        }
+    )
+
+
+def progress_view(progress: Progress) -> ProgressView:
+    return ProgressView(
+        bytes=progress.bytes_done,
+        bytes_total=progress.bytes_total,
+        bytes_per_second=round(progress.bytes_per_s, 1),
+        eta_seconds=None if progress.eta_s is None else round(progress.eta_s, 1),
+        parts_done=progress.parts_done,
+        parts_total=progress.parts_total,
+    )
+
+
+def event_view(record: EventRecord) -> EventView:
+    return EventView(
+        seq=record.seq,
+        ts=record.ts,
+        event=record.event,
+        job_id=record.job_id,
+        user_id=record.user_id,
+        correlation_id=record.correlation_id,
+        status=record.status,
+        payload=_clean(record.payload),
+    )
+
+
+def progress_event(
+    job_id: str, progress: Progress, *, user_id: str, correlation_id: str, status: JobStatus, now: datetime
+) -> EventView:
+    """Return a progress message: an event that no ledger holds, so it has no `seq`."""
+    payload = {**progress_view(progress).model_dump(by_alias=True), "correlationId": correlation_id}
+    return EventView(
+        seq=None,
+        ts=now,
+        event=JobEvent.PROGRESS,
+        job_id=job_id,
+        user_id=user_id,
+        correlation_id=correlation_id,
+        status=status,
+        payload=payload,
+    )
+
+
+def _clean(value: Any) -> Any:
+    """Return JSON with the secrets of every URL in it removed."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {name: _clean(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return value
+
+
+def agent_view(agent: AgentView) -> CapacityView:
+    return CapacityView(
+        agent=agent.agent,
+        state=agent.state,
+        capacity_pct=round(agent.capacity.capacity_pct, 1),
+        slots=agent.capacity.slots,
+        slots_used=agent.capacity.slots_used,
+        bytes_per_second=round(agent.capacity.bytes_per_s, 1),
+        heartbeat_age_seconds=round(agent.heartbeat_age_s, 3),
+        leases=agent.leases_count,
+    )
+
+
+def queue_report(queue: QueueView) -> QueueReport:
+    return QueueReport(
+        depth={priority.value: queue.depth.get(priority.value, 0) for priority in Priority},
+        oldest_age_seconds=round(queue.oldest_age_s, 3),
+        paused=list(queue.paused),
+        dlq_depth=queue.dead_letters_count,
+    )
+
+
+def key_view(key: ApiKey) -> KeyView:
+    return KeyView(
+        id=key.key_id,
+        user_id=key.user_id,
+        role=key.role,
+        name=key.name,
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        revoked_at=key.revoked_at,
+    )
+
+
+def key_created(key: ApiKey, text: str) -> KeyCreated:
+    """Return the new key with its text: the only time that it is shown."""
+    return KeyCreated(**key_view(key).model_dump(), key=text)

@@ -1,0 +1,126 @@
+"""A real embedded cluster for tests: `rayhaul up` as a process of its own, on its own ports and directories."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayhaul import Client
+from serve_app.embedded import Place
+
+_UP_TIMEOUT_S = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def eventually(holds: Callable[[], bool], *, within_s: float, what: str) -> float:
+    """Wait until `holds` does; return how long it took."""
+    began_s = time.monotonic()
+    while not holds():
+        if time.monotonic() - began_s > within_s:
+            raise AssertionError(f"not within {within_s} s: {what}")
+        time.sleep(0.05)
+    return time.monotonic() - began_s
+
+
+class Embedded:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.log_path = data_dir.parent / f"{data_dir.name}-up.log"
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> str:
+        return (self.data_dir / "api-key").read_text().strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAYHAUL_")}
+        return kept | {
+            "RAYHAUL_EGRESS__ALLOW": "127.0.0.1/32",
+            "RAYHAUL_LIVENESS__HEARTBEAT_S": "0.5",
+            "XDG_STATE_HOME": str(self.data_dir.parent),
+            **self._settings,
+        }
+
+    def client(self) -> Client:
+        return Client(self.url, self.key)
+
+    def up(self, *, agents: int = 2) -> None:
+        """Start it and return when it says that it is up."""
+        command = [sys.executable, "-m", "rayhaul.cli.main", "up", "--port", str(self.port), "--agents", str(agents)]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, "--data-dir", str(self.data_dir)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                start_new_session=True,
+            )
+        process = self._process
+
+        def is_up() -> bool:
+            assert process.poll() is None, self.log_path.read_text()
+            return "Rayhaul is up" in self.log_path.read_text()
+
+        eventually(is_up, within_s=_UP_TIMEOUT_S, what="the cluster is up")
+
+    def signal(self, number: signal.Signals) -> float:
+        """Send a signal to `up` and wait for its end; return how long that took."""
+        assert self._process is not None
+        began_s = time.monotonic()
+        self._process.send_signal(number)
+        self._process.wait(60)
+        return time.monotonic() - began_s
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+
+    def processes(self, name: str = "") -> dict[int, str]:
+        """Return the cluster's processes whose command line contains `name`: pid -> command line."""
+        found = {}
+        mark = os.fsencode(self.data_dir)
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                marks = (entry / "environ").read_bytes() + os.fsencode((entry / "cwd").readlink())
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            # Processes of the test itself have the directory in neither place.
+            if mark in marks and name in command:
+                found[int(entry.name)] = command
+        return found
+
+    def ray_logs(self, pid: int | None = None) -> str:
+        """Return what the cluster's own processes, or one of them, have logged, while it runs."""
+        temp_dir = Place(data_dir=self.data_dir, host="127.0.0.1", port=self.port).temp_dir
+        return "\n".join(path.read_text() for path in temp_dir.glob(f"session_2*/logs/worker-*{pid or ''}.err"))
+
+
+@contextmanager
+def embedded(data_dir: Path, *, agents: int = 2, **settings: str) -> Iterator[Embedded]:
+    """Yield a running cluster and stop it."""
+    cluster = Embedded(data_dir, **settings)
+    try:
+        cluster.up(agents=agents)
+        yield cluster
+    finally:
+        cluster.stop()

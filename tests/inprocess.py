@@ -1,0 +1,250 @@
+"""A whole Rayhaul in one process and without Ray: the real scheduler, agents, ledger and API, wired by hand.
+
+What crosses Ray in production is a plain call here; everything else is the same code. An agent can be killed: its tasks
+are cancelled with nothing told, as SIGKILL would do it, and another incarnation takes its name.
+"""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from time import time
+from typing import Any
+
+import uvicorn
+
+from actors.agent import Agent
+from actors.decisions import Rules
+from actors.scheduler import Scheduler
+from rayhaul import keys
+from rayhaul.errors import Unavailable
+from rayhaul.ids import IdFactory
+from rayhaul.lease import AgentReport, Order, ReportReply
+from rayhaul.ledger.base import Batch, Role
+from rayhaul.ledger.store import SqlLedger, open_ledger
+from rayhaul.metrics import Meter
+from rayhaul.settings import AgentSettings, EgressSettings, LivenessSettings, S3Settings, Settings, TransferSettings
+from serve_app.app import create_app
+from tasks.egress import GuardedClient
+from tasks.sink import Sink
+
+PART_BYTES = 5 * 1024 * 1024
+
+
+def quick_settings(s3: S3Settings, **changes: Any) -> Settings:
+    """Settings for tests: loopback allowed, small parts, short waits."""
+    groups: dict[str, Any] = {
+        "s3": s3,
+        "egress": EgressSettings(allow=("127.0.0.1/32",)),
+        "transfer": TransferSettings(
+            part_bytes_min=PART_BYTES, single_put_bytes_max=PART_BYTES, retry_base_s=0.02, retry_cap_s=0.2
+        ),
+        "liveness": LivenessSettings(heartbeat_s=0.1),
+        "agent": AgentSettings(slots=8),
+    }
+    return Settings().model_copy(update=groups | changes)
+
+
+class LocalAgents:
+    """Agents as objects of this process (actors.ports.AgentPool)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._agents: dict[str, Agent] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stack: dict[str, AsyncExitStack] = {}
+        self._muted: set[str] = set()
+        self.scheduler: Scheduler | None = None
+
+    async def assign(self, agent: str, orders: Sequence[Order]) -> None:
+        if agent in self._agents and agent not in self._muted:
+            await self._agents[agent].assign(orders)
+
+    async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
+        if agent in self._agents and agent not in self._muted:
+            await self._agents[agent].revoke(lease_ids)
+
+    async def drain(self, agent: str) -> None:
+        if agent in self._agents:
+            await self._agents[agent].drain()
+
+    async def names(self) -> Sequence[str]:
+        return list(self._agents)
+
+    def mute(self, agent: str) -> None:
+        """Lose all that is said between the scheduler and an agent, as a partition would."""
+        self._muted.add(agent)
+
+    def unmute(self, agent: str) -> None:
+        self._muted.discard(agent)
+
+    async def report(self, report: AgentReport) -> ReportReply:
+        assert self.scheduler is not None
+        if report.agent in self._muted:
+            raise Unavailable("lost on the way")
+        return await self.scheduler.report(report)
+
+    async def add(self, agent: str) -> None:
+        settings, meter = self._settings, Meter()
+        stack = self._stack[agent] = AsyncExitStack()
+        limit = settings.agent.connections_max
+        client = await stack.enter_async_context(
+            GuardedClient(settings.egress, settings.source, connections_max=limit, meter=meter)
+        )
+        sink = await stack.enter_async_context(Sink(settings.s3, meter=meter, connections_max=limit))
+        self._agents[agent] = Agent(
+            name=agent,
+            reports=self,
+            settings=settings,
+            client=client,
+            sink=sink,
+            meter=meter,
+            new_id=IdFactory(),
+            rng=Random(1),
+        )
+        self._running[agent] = asyncio.create_task(self._agents[agent].run())
+        # Orders may come as soon as the agent reports: it must be running by then.
+        await asyncio.sleep(0)
+
+    async def kill(self, agent: str) -> None:
+        """End an agent as SIGKILL would: nothing is told, nothing tidied up in the bucket."""
+        running = self._running.pop(agent)
+        del self._agents[agent]
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await self._stack.pop(agent).aclose()
+
+    async def close(self) -> None:
+        for agent in list(self._agents):
+            await self.kill(agent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    url: str
+    #: API keys of an operator, of `alice` and of `bob`.
+    operator: str
+    alice: str
+    bob: str
+    settings: Settings
+    scheduler: Scheduler
+    agents: LocalAgents
+    ledger: SqlLedger
+
+
+def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Scheduler:
+    assert settings.s3.bucket is not None
+    rules = Rules(
+        transfer=settings.transfer,
+        liveness=settings.liveness,
+        key_prefix=settings.s3.prefix,
+        rng=Random(1),
+        meter=Meter(),
+    )
+    scheduler = Scheduler(
+        ledger=ledger,
+        pool=agents,
+        settings=settings,
+        bucket=settings.s3.bucket,
+        rules=rules,
+        clock=time,
+        new_id=IdFactory(),
+    )
+    agents.scheduler = scheduler
+    return scheduler
+
+
+@asynccontextmanager
+async def running_service(directory: Path, settings: Settings, *, agents: int = 2) -> AsyncIterator[Service]:
+    """Yield a service that listens on a free port of 127.0.0.1, over a ledger in `directory`."""
+    url = f"sqlite:///{directory / 'ledger.db'}"
+    settings = settings.model_copy(update={"scaling": settings.scaling.model_copy(update={"agents_min": agents})})
+    async with AsyncExitStack() as stack:
+        ledger = open_ledger(settings.ledger, url)
+        stack.push_async_callback(ledger.close)
+        texts = {}
+        for user, role in (("operator", Role.OPERATOR), ("alice", Role.USER), ("bob", Role.USER)):
+            texts[user], key = keys.new_key(user, role, "test", datetime.now(UTC), secrets.token_bytes)
+            await ledger.commit(Batch(keys=[key]))
+        pool = LocalAgents(settings)
+        stack.push_async_callback(pool.close)
+        scheduler = _scheduler(settings, ledger, pool)
+        await scheduler.start()
+        turning = asyncio.create_task(scheduler.run())
+        stack.push_async_callback(_finished, scheduler, turning)
+        reader = open_ledger(settings.ledger, url, read_only=True)
+        stack.push_async_callback(reader.close)
+        links = await stack.enter_async_context(Sink(settings.s3, meter=Meter(), connections_max=1))
+        app = create_app(plane=scheduler, ledger=reader, links=links, settings=settings, replica="api/test")
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+        serving = asyncio.create_task(server.serve())
+        stack.push_async_callback(_served, server, serving)
+        while not (server.started and await scheduler.ready()):
+            if serving.done():
+                serving.result()
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Service(
+            url=f"http://127.0.0.1:{port}",
+            **texts,
+            settings=settings,
+            scheduler=scheduler,
+            agents=pool,
+            ledger=ledger,
+        )
+
+
+async def _finished(scheduler: Scheduler, turning: asyncio.Task[None]) -> None:
+    await scheduler.stop()
+    await turning
+
+
+async def _served(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    server.should_exit = True
+    server.force_exit = True
+    await serving
+
+
+@contextmanager
+def service_thread(directory: Path, settings: Settings, *, agents: int = 2) -> Iterator[Service]:
+    """Yield a service that runs in a thread of its own, for tests that block."""
+    up = threading.Event()
+    found: list[Service] = []
+    failed: list[BaseException] = []
+    loop = asyncio.new_event_loop()
+    down = asyncio.Event()
+
+    async def serve() -> None:
+        async with running_service(directory, settings, agents=agents) as service:
+            found.append(service)
+            up.set()
+            await down.wait()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(serve())
+        except BaseException as error:  # noqa: BLE001 - told to the test's thread
+            failed.append(error)
+        finally:
+            up.set()
+            loop.close()
+
+    thread = threading.Thread(target=run, name="service")
+    thread.start()
+    up.wait()
+    try:
+        if failed:
+            raise failed[0]
+        yield found[0]
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(down.set)
+        thread.join()
+        if failed:
+            raise failed[0]

@@ -1,0 +1,488 @@
+"""The command line as people and scripts run it: a process, its streams and its exit code."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from faulty_api import FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
+from inprocess import Service, quick_settings, running_service
+from origin import Origin, content_bytes
+
+from rayhaul.client.endpoint import read_up_file, start_ticks, write_last_up, write_up_file
+from serve_app.seaweed import Seaweed
+
+MAIN = "from rayhaul.cli.main import main; main()"
+TIMEOUT_S = 60
+
+Environ = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """Everything on stdout, as the one JSON document that it must be."""
+        return json.loads(self.stdout)
+
+
+@asynccontextmanager
+async def started(environ: Environ, *arguments: str, script: str = MAIN) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start `rayhaul`; it is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, *arguments),
+        env=environ,
+        cwd=environ["HOME"],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def rayhaul(environ: Environ, *arguments: str, script: str = MAIN) -> Ran:
+    async with started(environ, *arguments, script=script) as process:
+        stdout, stderr = await process.communicate()
+        assert process.returncode is not None
+        return Ran(process.returncode, stdout.decode(), stderr.decode())
+
+
+async def until(stream: asyncio.StreamReader | None, text: str) -> str:
+    """Read lines until one has `text`; return that line."""
+    assert stream is not None
+    while line := (await stream.readline()).decode():
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} did not come")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Environ:
+    """An environment that knows of no cluster."""
+    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COLUMNS": "200"}
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    async with Origin() as origin:
+        yield origin
+
+
+@pytest.fixture
+async def service(tmp_path: Path, store: Seaweed) -> AsyncIterator[Service]:
+    settings = quick_settings(store.settings.model_copy(update={"prefix": f"{tmp_path.name}/"}))
+    async with running_service(tmp_path, settings) as service:
+        yield service
+
+
+@pytest.fixture
+def alice(bare: Environ, service: Service) -> Environ:
+    return {**bare, "RAYHAUL_URL": service.url, "RAYHAUL_API_KEY": service.alice}
+
+
+@pytest.fixture
+def operator(bare: Environ, service: Service) -> Environ:
+    return {**bare, "RAYHAUL_URL": service.url, "RAYHAUL_API_KEY": service.operator}
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FaultyApi]:
+    async with running_faulty_api() as api:
+        yield api
+
+
+@pytest.fixture
+def faulty(bare: Environ, api: FaultyApi) -> Environ:
+    return {**bare, "RAYHAUL_URL": api.url, "RAYHAUL_API_KEY": api.key}
+
+
+async def test_get(alice: Environ, origin: Origin) -> None:
+    """A fetched file's key and link stand on stdout, the way there on stderr, and the link leads to the bytes."""
+    url = origin.add("data.bin", size=6_000_000, seed=3, rate_bytes_per_s=3_000_000)
+    ran = await rayhaul(alice, "get", url, "-o", "mine/data.bin", "--priority", "high", "--tag", "team=film")
+    assert ran.code == 0
+    place, link = ran.stdout.splitlines()
+    assert re.fullmatch(r"rayhaul/\S*mine/data.bin  5.7 MiB", place)
+    assert re.search(r"^job_\S+ data.bin metadata$", ran.stderr, re.MULTILINE)
+    assert re.search(r"^job_\S+ data.bin .* of 5.7 MiB, \d+%", ran.stderr, re.MULTILINE)
+    assert re.search(r"^job_\S+ data.bin completed 5.7 MiB$", ran.stderr, re.MULTILINE)
+    assert "\x1b" not in ran.stdout + ran.stderr
+    async with aiohttp.ClientSession() as session, session.get(link.split()[0]) as response:
+        assert await response.read() == content_bytes(3, 0, 6_000_000)
+
+
+async def test_get_many_as_json(alice: Environ, origin: Origin) -> None:
+    """With --json there is one document, in the order that was asked for, and silence besides."""
+    urls = [origin.add(f"{index}.bin", size=1000 * index, seed=index) for index in range(1, 4)]
+    ran = await rayhaul(alice, "get", *urls, "--json")
+    assert (ran.code, ran.stderr) == (0, "")
+    jobs = ran.json["jobs"]
+    assert [(job["status"], job["result"]["sizeBytes"]) for job in jobs] == [
+        ("completed", 1000),
+        ("completed", 2000),
+        ("completed", 3000),
+    ]
+    assert all(job["download"]["url"].startswith("http") for job in jobs)
+
+
+async def test_get_with_a_failure(alice: Environ, origin: Origin) -> None:
+    """One file that is missing makes the whole a failure; the other one is there."""
+    ran = await rayhaul(alice, "get", origin.add("a.bin", size=10), origin.base_url + "/missing.bin")
+    assert ran.code == 1
+    assert "a.bin  10 B" in ran.stdout
+    assert re.search(r"^rayhaul: job_\S+ failed: source_not_found: .+", ran.stderr, re.MULTILINE)
+    assert "Traceback" not in ran.stderr
+
+
+async def test_get_is_cancelled(alice: Environ, origin: Origin) -> None:
+    """Who follows a job that another one cancels is told so, with a code of its own."""
+    async with started(alice, "get", origin.add("slow.bin", size=6_000_000, stall_after=0)) as process:
+        job_id = (await until(process.stderr, "job_")).split()[0]
+        cancelled = await rayhaul(alice, "cancel", job_id, "--json")
+        assert [job["status"] for job in cancelled.json["jobs"]] == ["cancelled"]
+        assert await process.wait() == 5
+
+
+async def test_get_is_left(alice: Environ, origin: Origin) -> None:
+    """Ctrl-C ends the looking, not the job, and says how to end that."""
+    async with started(alice, "get", origin.add("slow.bin", size=6_000_000, stall_after=0)) as process:
+        job_id = (await until(process.stderr, "started")).split()[0]
+        process.send_signal(signal.SIGINT)
+        assert f"rayhaul cancel {job_id}" in await until(process.stderr, "The jobs go on")
+        assert await process.wait() == 130
+    assert (await rayhaul(alice, "job", job_id, "--json")).json["status"] in ("queued", "downloading")
+
+
+async def test_get_on_a_terminal(alice: Environ, origin: Origin) -> None:
+    """On a terminal there are bars, one a file and one for all, to their ends."""
+    urls = [origin.add(f"{name}.bin", size=6_000_000, rate_bytes_per_s=4_000_000) for name in ("first", "second")]
+    ours, theirs = pty.openpty()
+    terminal = {**alice, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MAIN, "get", *urls), env=terminal, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = await asyncio.to_thread(_read_terminal, ours)
+    assert await process.wait() == 0
+    assert "\x1b[" in shown
+    assert "2 of 2 jobs" in shown
+    assert re.search(r"first\.bin.*100%.*5\.7 MiB", shown)
+    assert re.search(r"\d of 5\.7 MiB .*MiB/s", shown)
+
+
+async def test_jobs_followed_on_a_terminal(api: FaultyApi, faulty: Environ) -> None:
+    """On a terminal the table is drawn again and again, until Ctrl-C."""
+    job = api.add(filename="data.bin", done=3)
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MAIN, "jobs", "--follow"), env=faulty, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    assert "downloading" in await asyncio.to_thread(_read_terminal, ours, "data.bin")
+    job.done = len(job.script)
+    await asyncio.to_thread(_read_terminal, ours, "completed")
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(_read_terminal, ours)
+    assert await process.wait() == 130
+
+
+def _read_terminal(terminal: int, text: str | None = None) -> str:
+    """Return what was written until the other side closed, or until there is `text`."""
+    shown = b""
+    while text is None or text.encode() not in shown:
+        try:
+            shown += os.read(terminal, 65_536)
+        except OSError:
+            assert text is None, f"{text!r} did not come"
+            os.close(terminal)
+            break
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
+
+
+async def test_jobs_in_hand(alice: Environ, origin: Origin) -> None:
+    """A submitted job is listed, shown, paused, resumed, cancelled and queued again."""
+    url = origin.add("slow.bin", size=6_000_000, stall_after=0)
+    submitted = await rayhaul(alice, "get", url, "--no-wait")
+    job_id = submitted.stdout.strip()
+    assert re.fullmatch(r"job_\w+", job_id)
+    listed = await rayhaul(alice, "jobs")
+    assert listed.stdout.split()[:2] == ["ID", "STATUS"]
+    assert job_id in listed.stdout
+    assert [job["id"] for job in (await rayhaul(alice, "jobs", "--json")).json["jobs"]] == [job_id]
+    assert (await rayhaul(alice, "jobs", "--status", "completed", "--json")).json == {"jobs": []}
+    for command, told in (("pause", "paused"), ("resume", "queued|downloading"), ("cancel", "cancelled")):
+        ran = await rayhaul(alice, command, job_id)
+        assert re.fullmatch(f"{job_id} ({told})\n", ran.stdout), (command, ran)
+    refused = await rayhaul(alice, "resume", job_id, "job_none")
+    assert refused.code == 1
+    assert re.search(rf"^rayhaul: {job_id}: conflict: .+\nrayhaul: job_none: not_found: .+", refused.stderr)
+    shown = await rayhaul(alice, "job", job_id)
+    assert all(word in shown.stdout for word in (job_id, "cancelled", "slow.bin", "paused", "resumed"))
+    assert (await rayhaul(alice, "retry", job_id, "--json")).json["jobs"][0]["status"] == "queued"
+
+
+async def test_jobs_followed(alice: Environ, origin: Origin) -> None:
+    """Followed without a terminal, jobs are told again as they change; --json is a document a line."""
+    url = origin.add("data.bin", size=100)
+    async with started(alice, "jobs", "-f", "--json") as process:
+        job_id = (await rayhaul(alice, "get", url, "--no-wait", "--json")).json["jobs"][0]["id"]
+        last = json.loads(await until(process.stdout, '"completed"'))
+        assert (last["id"], last["result"]["sizeBytes"]) == (job_id, 100)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+
+
+async def test_keys(operator: Environ) -> None:
+    """A key is printed once and alone, works, may not do an operator's work, and ends when it is revoked."""
+    made = await rayhaul(operator, "keys", "create", "carol", "--name", "laptop", "--expires-days", "1")
+    carol = {**operator, "RAYHAUL_API_KEY": made.stdout.strip()}
+    assert made.stdout.count("\n") == 1
+    assert (await rayhaul(carol, "jobs", "--json")).json == {"jobs": []}
+    forbidden = await rayhaul(carol, "agents")
+    assert (forbidden.code, forbidden.stdout) == (4, "")
+    assert forbidden.stderr.startswith("rayhaul: forbidden: ")
+    listed = (await rayhaul(operator, "keys", "list", "--json")).json["keys"]
+    (key,) = [key for key in listed if key["userId"] == "carol"]
+    assert (key["name"], key["role"], "key" in key) == ("laptop", "user", False)
+    assert made.stdout.strip() not in (await rayhaul(operator, "keys", "list")).stdout
+    assert (await rayhaul(operator, "keys", "revoke", key["id"])).stdout == f"{key['id']} revoked\n"
+    (key,) = [
+        key for key in (await rayhaul(operator, "keys", "list", "--json")).json["keys"] if key["userId"] == "carol"
+    ]
+    assert key["revokedAt"] is not None
+
+
+async def test_agents(operator: Environ, service: Service) -> None:
+    """Operators see who moves the bytes."""
+    names = set(await service.agents.names())
+    ran = await rayhaul(operator, "agents")
+    shown = {line.split()[0] for line in ran.stdout.splitlines()[1:]}
+    # One may report between the two looks.
+    assert shown <= {agent["agent"] for agent in (await rayhaul(operator, "agents", "--json")).json["agents"]} <= names
+    assert shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "said"),
+    [
+        (["jobs"], {}, 3, "no cluster is running here: start one with `rayhaul up`, or set RAYHAUL_URL"),
+        (["jobs"], {"RAYHAUL_URL": "nonsense"}, 3, "https://host:port"),
+        (["job", "job_1"], {"RAYHAUL_URL": "http://127.0.0.1:1"}, 3, "cannot reach http://127.0.0.1:1"),
+        (["get", "http://a", "http://b", "-o", "x"], {}, 2, "give one URL"),
+        (["get", "http://a", "--header", "Token hush"], {}, 2, "--header is written NAME:VALUE"),
+        (["get", "http://a", "--tag", "team"], {}, 2, "--tag is written NAME=VALUE"),
+        (["get"], {}, 2, "Missing argument"),
+        (["get", "http://a", "--priority", "urgent"], {}, 2, "--priority"),
+        (["fetch", "http://a"], {}, 2, "No such command"),
+        (["up", "--json"], {}, 2, "--json needs --detach"),
+        (["up", "--detach"], {"RAYHAUL_S3__THREADS_MAX": "none"}, 2, "setting s3.threads_max"),
+    ],
+)
+async def test_refused_before_anything_is_sent(
+    bare: Environ, arguments: list[str], variables: dict[str, str], code: int, said: str
+) -> None:
+    """What cannot be done is said on stderr in words, with nothing on stdout, and no secret in it."""
+    ran = await rayhaul({**bare, **variables}, *arguments)
+    assert (ran.code, ran.stdout) == (code, "")
+    assert said in " ".join(ran.stderr.split())
+    assert "Traceback" not in ran.stderr
+    assert "hush" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault", "code"),
+    [
+        (["get", "http://a"], Fault(422, code="invalid_request"), 2),
+        (["get", "http://a", "--no-wait", "--json"], Fault(422, code="egress_denied"), 1),
+        (["jobs"], Fault(401, code="unauthorized"), 4),
+        (["jobs", "--json"], Fault(403, code="forbidden"), 4),
+        (["jobs", "-f"], Fault(500), 1),
+        (["get", "http://a"], Fault(200), 3),
+    ],
+)
+async def test_refused_by_the_cluster(
+    api: FaultyApi, faulty: Environ, arguments: list[str], fault: Fault, code: int
+) -> None:
+    """Each kind of refusal has its exit code and one sentence."""
+    api.faults = {"POST /jobs": deque([fault]), "GET /jobs": deque([fault])}
+    ran = await rayhaul(faulty, *arguments)
+    assert (ran.code, ran.stdout) == (code, "")
+    assert re.fullmatch(r"rayhaul: .+\n", ran.stderr)
+
+
+@pytest.mark.parametrize(("script", "code"), [(FAILS, 1), (IS_CANCELLED, 5)])
+async def test_ends_of_jobs(api: FaultyApi, faulty: Environ, script: Any, code: int) -> None:
+    """How the job ended is how the command ends; with --json the reason stands in the document as well."""
+    api.script = script
+    ran = await rayhaul(faulty, "get", "https://files.example/data.bin", "--json")
+    assert ran.code == code
+    assert [(job["status"], job["download"]) for job in ran.json["jobs"]] == [(script[-1][1], None)]
+    assert re.fullmatch(r"rayhaul: job_\d+ (failed|cancelled).*\n", ran.stderr)
+
+
+async def test_more_than_a_screenful(api: FaultyApi, faulty: Environ) -> None:
+    """Many jobs are followed a few at a time, all to their ends, over few streams."""
+    urls = [f"https://files.example/{index}" for index in range(45)]
+    ran = await rayhaul(faulty, "get", *urls)
+    assert ran.code == 0
+    assert ran.stdout.count("rayhaul/job_") == 45
+    assert len(api.asked("POST /jobs/batch")) == 1
+
+
+async def test_strangers_do_not_steer_the_terminal(api: FaultyApi, faulty: Environ) -> None:
+    """Escape sequences in a file's name, which its source chose, are not printed."""
+    api.add(filename="\x1b[2Jevil\r\n.bin", done=6)
+    for arguments in (["jobs"], ["job", "job_0001"], ["jobs", "--json"]):
+        ran = await rayhaul(faulty, *arguments)
+        assert ran.code == 0
+        assert "evil" in ran.stdout
+        assert not set(ran.stdout) & {"\x1b", "\r"}
+
+
+async def test_version_and_help(bare: Environ) -> None:
+    """The version is one line; help names every command."""
+    assert re.fullmatch(r"rayhaul \d+\.\d+\.\d+\n", (await rayhaul(bare, "--version")).stdout)
+    helped = (await rayhaul(bare, "--help")).stdout
+    assert all(
+        f" {command} " in helped
+        for command in ("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "agents", "keys")
+    )
+
+
+#: Stands in for `python -m serve_app.up`, which the cluster tests start for real: writes the up file, answers, ends on
+#: SIGTERM. What it is told to do otherwise comes in STAND_IN.
+STAND_IN = """
+import http.server, os, signal, sys, threading
+from pathlib import Path
+from rayhaul.client.endpoint import remove_up_file, write_last_up, write_up_file
+
+place = Path(sys.argv[sys.argv.index("--data-dir") + 1])
+print("arguments", *sys.argv[1:], flush=True)
+if os.environ.get("STAND_IN") == "dies":
+    print("the disk is full", file=sys.stderr)
+    sys.exit(7)
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+url = f"http://127.0.0.1:{server.server_port}"
+write_up_file(place, url=url, dashboard_url="http://127.0.0.1:8265", bucket="rayhaul")
+(place / "api-key").write_text("key-of-up")
+write_last_up(place)
+print("running", flush=True)
+if os.environ.get("STAND_IN") == "returns":
+    sys.exit(0)
+stop.wait()
+remove_up_file(place)
+print("stopped well", flush=True)
+"""
+
+
+@pytest.fixture
+def stand_in(bare: Environ, tmp_path: Path) -> Iterator[Environ]:
+    """An environment in whose working directory `serve_app.up` is the stand-in."""
+    (tmp_path / "serve_app").mkdir()
+    (tmp_path / "serve_app" / "__init__.py").touch()
+    (tmp_path / "serve_app" / "up.py").write_text(STAND_IN)
+    yield bare
+    left = read_up_file(tmp_path / "data")
+    if left is not None and left.is_running:
+        os.kill(left.pid, signal.SIGKILL)
+
+
+async def test_up_and_down(stand_in: Environ, tmp_path: Path) -> None:
+    """A detached cluster outlives its starter, is found by the other commands, is started once, and stops when told."""
+    place = tmp_path / "data"
+    arguments = ("up", "--detach", "--data-dir", str(place), "--port", "8123", "--agents", "3")
+    first = await rayhaul(stand_in, *arguments)
+    assert first.code == 0
+    running = read_up_file(place)
+    assert running is not None
+    assert running.is_running
+    assert os.getsid(running.pid) == running.pid
+    assert all(text in first.stdout for text in (running.url, running.dashboard_url, "rayhaul down"))
+    log = (place / "up.log").read_text()
+    assert log.splitlines() == [f"arguments --host 127.0.0.1 --port 8123 --data-dir {place} --agents 3", "running"]
+    again = await rayhaul(stand_in, *arguments, "--json")
+    assert (again.code, again.json["pid"]) == (0, running.pid)
+    # The stand-in is no API: that somebody unlike Rayhaul answers shows that it was found.
+    assert (await rayhaul(stand_in, "jobs")).stderr == f"rayhaul: {running.url} does not answer as Rayhaul does\n"
+    stopped = await rayhaul(stand_in, "down")
+    assert (stopped.code, stopped.stdout) == (0, "stopped\n")
+    assert start_ticks(running.pid) != running.pid_start_ticks
+    assert "stopped well" in (place / "up.log").read_text()
+    assert (await rayhaul(stand_in, "down")).stdout == "nothing is running\n"
+    assert (await rayhaul(stand_in, "down", "--json")).json == {"stopped": False}
+
+
+@pytest.mark.parametrize(("behaviour", "code", "said"), [("dies", 7, "the disk is full"), ("returns", 0, "arguments")])
+async def test_up_that_fails(stand_in: Environ, tmp_path: Path, behaviour: str, code: int, said: str) -> None:
+    """A cluster that ends at once is told with the last of its log, of this start and not of one before."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "up.log").write_text("an older failure\n")
+    ran = await rayhaul({**stand_in, "STAND_IN": behaviour}, "up", "--detach", "--data-dir", str(tmp_path / "data"))
+    assert (ran.code, ran.stdout) == (1, "")
+    assert f"ended with code {code}" in ran.stderr
+    assert said in ran.stderr
+    assert "older" not in ran.stderr
+
+
+async def test_up_in_the_foreground(stand_in: Environ, tmp_path: Path) -> None:
+    """In the foreground the command becomes the cluster: the same process, under the reader's eyes."""
+    async with started(stand_in, "up", "--host", "::1", "--data-dir", "data") as process:
+        line = await until(process.stdout, "arguments")
+        assert line.split()[1:] == ["--host", "::1", "--port", "8000", "--data-dir", str(tmp_path / "data")]
+        await until(process.stdout, "running")
+        running = read_up_file(tmp_path / "data")
+        assert running is not None
+        assert running.pid == process.pid
+        process.terminate()
+        await until(process.stdout, "stopped well")
+        assert await process.wait() == 0
+
+
+async def test_up_without_ray(bare: Environ) -> None:
+    """Where only the client is installed, the command says what to install."""
+    ran = await rayhaul(bare, "up", script=f"import sys; sys.modules['ray'] = None; {MAIN}")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert ran.stderr == "rayhaul: a cluster needs Ray and more: pip install 'rayhaul[cluster]'\n"
+
+
+async def test_down_spares_others(bare: Environ, tmp_path: Path) -> None:
+    """A process that merely has the number of an ended cluster is left alone."""
+    # This test's own number, with another start time.
+    write_up_file(tmp_path, url="http://127.0.0.1:1", dashboard_url="", bucket="b")
+    up_file = tmp_path / "up.json"
+    up_file.write_text(json.dumps({**json.loads(up_file.read_text()), "pidStartTicks": 1}))
+    write_last_up(tmp_path, bare)
+    assert (await rayhaul(bare, "down")).stdout == "nothing is running\n"

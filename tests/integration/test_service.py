@@ -1,0 +1,253 @@
+"""The whole service in one process: jobs from the HTTP API to the bucket, with the turns they can take."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from inprocess import PART_BYTES, Service, quick_settings, running_service
+from origin import Origin, content_sha256
+
+from rayhaul import AsyncClient
+from rayhaul.job import FINAL, JobStatus
+from rayhaul.metrics import Meter
+from rayhaul.settings import EgressSettings, LivenessSettings, Settings
+from rayhaul.wire import JobView
+from serve_app.seaweed import Seaweed
+from tasks.sink import Sink
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    async with Origin() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(store: Seaweed, tmp_path: Path) -> Settings:
+    """Quick settings, with a key prefix of this test's own."""
+    return quick_settings(store.settings.model_copy(update={"prefix": f"{tmp_path.name}/"}))
+
+
+@pytest.fixture
+async def service(tmp_path: Path, settings: Settings) -> AsyncIterator[Service]:
+    async with running_service(tmp_path, settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def alice(service: Service) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(service.url, service.alice) as client:
+        yield client
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20) -> None:
+    async with asyncio.timeout(within_s):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def finished(client: AsyncClient, job_id: str) -> JobView:
+    """Wait for a job's end, whatever it is."""
+
+    async def over() -> bool:
+        return (await client.get(job_id)).status in FINAL
+
+    await eventually(over, within_s=40)
+    return await client.get(job_id)
+
+
+async def downloading(client: AsyncClient, job_id: str, parts_min: int) -> None:
+    async def moving() -> bool:
+        job = await client.get(job_id)
+        assert job.status not in FINAL, job.error
+        return job.progress.parts_done >= parts_min
+
+    await eventually(moving)
+
+
+async def open_uploads(settings: Settings) -> int:
+    async with Sink(settings.s3, meter=Meter(), connections_max=1) as sink:
+        return len(await sink.list_uploads(settings.s3.prefix))
+
+
+async def no_uploads(settings: Settings) -> None:
+    """The bucket has no multipart upload of this test, at once or very soon."""
+
+    async def none() -> bool:
+        return await open_uploads(settings) == 0
+
+    await eventually(none)
+
+
+async def object_sha256(client: AsyncClient, job_id: str) -> str:
+    link = await client.download_link(job_id)
+    async with aiohttp.ClientSession() as session, session.get(link.url) as response:
+        assert response.status == 200
+        return hashlib.sha256(await response.read()).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, PART_BYTES, PART_BYTES + 1, 6 * PART_BYTES + 7])
+async def test_from_url_to_bucket(alice: AsyncClient, origin: Origin, settings: Settings, size: int) -> None:
+    """A file of any size arrives byte for byte, and its history tells the way."""
+    job = await alice.submit(origin.add("file.bin", size=size, seed=2), checksum=f"sha256:{content_sha256(2, size)}")
+    job = await alice.wait(job.id, timeout_s=30)
+    assert job.result is not None
+    assert job.result.key == f"{settings.s3.prefix}{job.id}/file.bin"
+    assert await object_sha256(alice, job.id) == content_sha256(2, size)
+    events = [event.event for event in await alice.history(job.id)]
+    assert events == ["created", "metadata", "started", "uploading", "completed"]
+    await no_uploads(settings)
+
+
+async def test_missing_file(alice: AsyncClient, origin: Origin, settings: Settings) -> None:
+    """404: failed at once, by the source's fault, with nothing left in the bucket and nothing in the DLQ."""
+    job = await alice.submit(origin.add("gone.bin", size=9 * MIB, status=404))
+    failed = await finished(alice, job.id)
+    assert failed.error is not None
+    assert (failed.status, failed.error.code, failed.error.retryable) == ("failed", "source_not_found", False)
+    assert failed.attempt == 1
+    assert [event.event for event in await alice.history(job.id)] == ["created", "failed"]
+    assert (await alice.queue()).dlq_depth == 0
+    await no_uploads(settings)
+
+
+async def test_a_source_that_never_delivers(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """Every body is cut: attempts run out, the job fails into the DLQ, and its upload is aborted."""
+    transfer = settings.transfer.model_copy(update={"attempts_max": 2, "part_attempts_max": 2})
+    async with running_service(tmp_path, settings.model_copy(update={"transfer": transfer})) as service:
+        async with AsyncClient(service.url, service.alice) as alice:
+            job = await alice.submit(origin.add("cut.bin", size=3 * PART_BYTES, truncate_after=MIB))
+            failed = await finished(alice, job.id)
+            assert failed.error is not None
+            assert (failed.status, failed.error.code) == ("failed", "source_truncated")
+            assert failed.attempt == 2
+            events = [event.event for event in await alice.history(job.id)]
+            assert events.count("started") == 2
+            assert events[-2:] == ["failed", "deadlettered"]
+            assert (await alice.queue()).dlq_depth == 1
+            await no_uploads(settings)
+
+
+async def test_cancel_in_the_middle(alice: AsyncClient, origin: Origin, settings: Settings, service: Service) -> None:
+    """Cancelled while parts move: the transfer stops, the upload is aborted, cancelling again changes nothing."""
+    url = origin.add("slow.bin", size=12 * PART_BYTES, rate_bytes_per_s=20 * MIB)
+    job = await alice.submit(url, connections=2)
+    await downloading(alice, job.id, parts_min=1)
+    assert await open_uploads(settings) == 1
+    assert (await alice.cancel(job.id)).status is JobStatus.CANCELLED
+    assert (await alice.cancel(job.id)).status is JobStatus.CANCELLED
+    await no_uploads(settings)
+
+    async def idle() -> bool:
+        return all(view.leases_count == view.capacity.slots_used == 0 for view in await service.scheduler.agents())
+
+    await eventually(idle)
+    assert [event.event for event in await alice.history(job.id)][-1] == "cancelled"
+
+
+async def test_pause_and_resume(alice: AsyncClient, origin: Origin) -> None:
+    """A paused job keeps its parts: resumed, it fetches only what is missing."""
+    url = origin.add("long.bin", size=10 * PART_BYTES, seed=6, rate_bytes_per_s=25 * MIB)
+    job = await alice.submit(url, connections=2)
+    await downloading(alice, job.id, parts_min=3)
+    assert (await alice.pause(job.id)).status is JobStatus.PAUSED
+    await asyncio.sleep(0.3)
+    before = len(origin.seen("long.bin"))
+    await asyncio.sleep(0.3)
+    assert len(origin.seen("long.bin")) == before, "a paused job went on"
+    await alice.resume(job.id)
+    await alice.wait(job.id, timeout_s=30)
+    assert await object_sha256(alice, job.id) == content_sha256(6, 10 * PART_BYTES)
+    fetched = [seen.range[0] for seen in origin.seen("long.bin") if seen.range and seen.range != (0, 1)]
+    # Two connections were cut in their parts; the rest was fetched once.
+    assert len(fetched) <= 10 + 2
+
+
+async def test_agent_killed(alice: AsyncClient, origin: Origin, service: Service) -> None:
+    """An agent dies in the middle: another lease goes on with the parts that are in the bucket."""
+    url = origin.add("big.bin", size=12 * PART_BYTES, seed=7, rate_bytes_per_s=25 * MIB)
+    job = await alice.submit(url, connections=2)
+    await downloading(alice, job.id, parts_min=3)
+    agent = (await alice.get(job.id)).agents[0]
+    await service.agents.kill(agent)
+    await service.agents.add(agent)
+    done = await alice.wait(job.id, timeout_s=30)
+    assert done.requeues == 1
+    assert await object_sha256(alice, job.id) == content_sha256(7, 12 * PART_BYTES)
+    assert "agent_lost" in [event.payload.get("code") for event in await alice.history(job.id)]
+    fetched = [seen.range[0] for seen in origin.seen("big.bin") if seen.range and seen.range != (0, 1)]
+    assert len(fetched) <= 12 + 4
+
+
+async def test_file_changes_on_the_way(alice: AsyncClient, origin: Origin, settings: Settings) -> None:
+    """Another version appears in the middle: nothing of the first is published, the second arrives whole."""
+    url = origin.add("moving.bin", size=8 * PART_BYTES, seed=8, changes_after=4)
+    job = await alice.submit(url, connections=1)
+    done = await alice.wait(job.id, timeout_s=30)
+    assert await object_sha256(alice, done.id) not in ("", content_sha256(8, 8 * PART_BYTES))
+    history = await alice.history(job.id)
+    assert "source_changed" in [event.payload.get("code") for event in history]
+    assert [event.event for event in history].count("metadata") == 2
+    await no_uploads(settings)
+
+
+async def test_redirect_into_the_private_network(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """A redirect to a metadata address: refused by the guard, failed by the caller's fault, not tried again."""
+    allow = EgressSettings(allow=(origin.host_port,))
+    async with running_service(tmp_path, settings.model_copy(update={"egress": allow})) as service:
+        async with AsyncClient(service.url, service.alice) as alice:
+            url = origin.add("trap.bin", redirect_to="http://169.254.169.254/latest/meta-data/")
+            failed = await finished(alice, (await alice.submit(url)).id)
+            assert failed.error is not None
+            assert (failed.error.code, failed.error.fault) == ("egress_denied", "caller")
+            assert len(origin.seen("trap.bin")) == 1
+
+
+async def test_stale_agent_is_fenced(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """An agent that is silent too long loses its lease; when it speaks again it is refused and stops."""
+    liveness = LivenessSettings(heartbeat_s=0.1, offline_s=1.5, self_fence_s=1)
+    async with running_service(tmp_path, settings.model_copy(update={"liveness": liveness})) as service:
+        async with AsyncClient(service.url, service.alice) as alice:
+            url = origin.add("held.bin", size=12 * PART_BYTES, seed=9, rate_bytes_per_s=12 * MIB)
+            job = await alice.submit(url, connections=2)
+            await downloading(alice, job.id, parts_min=1)
+            silent = (await alice.get(job.id)).agents[0]
+            service.agents.mute(silent)
+
+            async def handed_back() -> bool:
+                return (await alice.get(job.id)).requeues == 1
+
+            await eventually(handed_back)
+            service.agents.unmute(silent)
+            done = await alice.wait(job.id, timeout_s=40)
+            assert done.agents != [silent]
+            assert await object_sha256(alice, job.id) == content_sha256(9, 12 * PART_BYTES)
+
+
+async def test_scheduler_starts_anew(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """The service stops in the middle and starts on the same ledger: the job goes on from its parts."""
+    url = origin.add("kept.bin", size=12 * PART_BYTES, seed=10, rate_bytes_per_s=25 * MIB)
+    async with running_service(tmp_path, settings) as service, AsyncClient(service.url, service.alice) as alice:
+        job_id = (await alice.submit(url, connections=2)).id
+        await downloading(alice, job_id, parts_min=4)
+    async with running_service(tmp_path, settings) as service:
+        async with AsyncClient(service.url, service.operator) as operator:
+            await operator.wait(job_id, timeout_s=40)
+            assert await object_sha256(operator, job_id) == content_sha256(10, 12 * PART_BYTES)
+    fetched = [seen.range[0] for seen in origin.seen("kept.bin") if seen.range and seen.range != (0, 1)]
+    assert len(fetched) <= 12 + 4
+    await no_uploads(settings)
+
+
+async def test_same_key_fifty_times_at_once(service: Service, origin: Origin) -> None:
+    """Fifty submissions with one Idempotency-Key at once make one job."""
+    url = origin.add("once.bin", size=10)
+    async with AsyncClient(service.url, service.alice) as alice:
+        jobs = await asyncio.gather(*(alice.submit(url, idempotency_key="the-one") for _ in range(50)))
+        assert len({job.id for job in jobs}) == 1
+        assert len((await alice.list()).jobs) == 1

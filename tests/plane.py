@@ -1,0 +1,330 @@
+"""The small plane: a control plane without agents, and the API over it.
+
+It writes what it is asked for straight into the real ledger; the test moves the jobs on. Routes see the same Protocol
+as in production.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import time
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from actors.ports import (
+    Accepted,
+    AgentView,
+    Command,
+    ControlPlane,
+    ProgressPage,
+    QueueView,
+    Submission,
+)
+from rayhaul.errors import Conflict, IdempotencyMismatch, NotFound
+from rayhaul.ids import IdFactory
+from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobStatus, Metadata, Progress, utc
+from rayhaul.keys import new_key
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, Ledger, Role, Viewer
+from rayhaul.ledger.store import SqlLedger, open_ledger
+from rayhaul.metrics import Meter, Snapshot, merge
+from rayhaul.settings import ApiSettings, LedgerSettings, Settings
+from serve_app.app import create_app
+
+_EVERYTHING = Viewer("plane", Role.OPERATOR)
+_COMMANDS = {
+    Command.CANCEL: JobEvent.CANCELLED,
+    Command.PAUSE: JobEvent.PAUSED,
+    Command.RESUME: JobEvent.RESUMED,
+    Command.RETRY: JobEvent.REQUEUED,
+    Command.REQUEUE: JobEvent.REQUEUED,
+}
+BUCKET = "bucket"
+
+
+class SmallPlane:
+    """`ControlPlane` (actors/ports.py) on a ledger, and `move` for what agents would cause."""
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._new_id = IdFactory(clock)
+        #: One writer: commands of many requests take turns.
+        self._turn = asyncio.Lock()
+        self.meter = Meter()
+        self.version = 0
+        self.live: dict[str, tuple[int, Progress]] = {}
+        self.asked_for_progress = 0
+        self.known_agents: list[AgentView] = []
+        self.is_ready = True
+
+    async def submit(self, submission: Submission) -> Accepted:
+        async with self._turn:
+            spend = submission.idempotency
+            if spend is not None:
+                spent = await self._ledger.spent([(submission.user_id, spend[0])])
+                for known in spent.values():
+                    if known.fingerprint != spend[1]:
+                        raise IdempotencyMismatch
+                    return Accepted(job_ids=known.job_ids, replayed=True)
+            now = utc(self._clock())
+            jobs = [
+                Job(
+                    id=self._new_id("job"),
+                    user_id=submission.user_id,
+                    correlation_id=submission.correlation_id,
+                    traceparent=submission.traceparent,
+                    spec=spec,
+                    created_at=now,
+                    key=spec.key,
+                )
+                for spec in submission.specs
+            ]
+            ids = tuple(job.id for job in jobs)
+            records = []
+            if spend is not None:
+                records.append(
+                    IdempotencyRecord(
+                        user_id=submission.user_id, key=spend[0], fingerprint=spend[1], job_ids=ids, created_at=now
+                    )
+                )
+            events = [self._event(job, JobEvent.CREATED, {"url": job.spec.url}) for job in jobs]
+            await self._ledger.commit(Batch(jobs_new=jobs, events=events, idempotency=records))
+            return Accepted(job_ids=ids)
+
+    async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:
+        job = await self._ledger.job(viewer, job_id)
+        if command is Command.CANCEL and job.status is JobStatus.CANCELLED:
+            return job
+        if command is Command.RETRY and not job.is_final:
+            raise Conflict(f"a {job.status} job can not be retried")
+        return await self.move(job_id, _COMMANDS[command])
+
+    async def move(self, job_id: str, *events: JobEvent, **changes: Any) -> Job:
+        """Let these events happen to a job, in one commit; `changes` come with the last one."""
+        async with self._turn:
+            before = await self._ledger.job(_EVERYTHING, job_id)
+            job, records = before, []
+            for event in events:
+                job = job.after(event)
+                records.append(self._event(job, event, {}))
+            started = job.started_at or (utc(self._clock()) if job.status is JobStatus.DOWNLOADING else None)
+            job = replace(job, version=before.version + 1, started_at=started, **changes)
+            await self._ledger.commit(Batch(jobs_changed=[job], events=records))
+            return job
+
+    async def complete(self, job_id: str, size_bytes: int = 1000, key: str = "a/file.bin") -> Job:
+        """Let a queued job run to its end."""
+        result = JobResult(bucket=BUCKET, key=key, size_bytes=size_bytes, etag="abc", sha256="00" * 32, parts_count=2)
+        found = Metadata(
+            size_bytes=size_bytes,
+            content_type="application/octet-stream",
+            etag='"v1"',
+            last_modified=None,
+            rangeable=True,
+            filename="file.bin",
+            final_url="https://cdn.example/file.bin?signature=SECRET",
+            fetch_ms=12,
+        )
+        happened = (JobEvent.METADATA, JobEvent.STARTED, JobEvent.UPLOADING, JobEvent.COMPLETED)
+        return await self.move(
+            job_id, *happened, metadata=found, result=result, key=key, completed_at=utc(self._clock())
+        )
+
+    def tell_progress(self, job_id: str, progress: Progress) -> None:
+        self.version += 1
+        self.live[job_id] = (self.version, progress)
+
+    def _event(self, job: Job, event: JobEvent, payload: Mapping[str, Any]) -> EventRecord:
+        return EventRecord(
+            ts=utc(self._clock()),
+            event=event,
+            job_id=job.id,
+            user_id=job.user_id,
+            correlation_id=job.correlation_id,
+            status=job.status,
+            payload={"correlationId": job.correlation_id, **payload},
+        )
+
+    async def progress(self, since: int) -> ProgressPage:
+        self.asked_for_progress += 1
+        since = 0 if since > self.version else since
+        changed = {job_id: progress for job_id, (version, progress) in self.live.items() if version > since}
+        return ProgressPage(version=self.version, jobs=changed)
+
+    async def agents(self) -> Sequence[AgentView]:
+        return self.known_agents
+
+    async def queue(self) -> QueueView:
+        return QueueView(depth={"normal": 2}, oldest_age_s=1.5, paused=["low"], dead_letters_count=1)
+
+    async def create_key(self, key: ApiKey) -> None:
+        await self._ledger.commit(Batch(keys=[key]))
+
+    async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:
+        known = await self._ledger.key(key_id)
+        if known is None:
+            raise NotFound
+        revoked = replace(known, revoked_at=known.revoked_at or now)
+        await self._ledger.commit(Batch(keys=[revoked]))
+        return revoked
+
+    async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
+        return merge([self.meter.snapshot(), snapshot])
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+
+class Seam:
+    """A real part of the system, some of whose calls fail, wait, or are done another way."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner: Any = inner
+        #: What these calls raise.
+        self.fail: dict[str, Exception] = {}
+        #: These calls set the first event when they come, and go on after the second.
+        self.hold: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
+        #: What is called in their place.
+        self.instead: dict[str, Callable[..., Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.fail or name in self.hold:
+            return self._troubled(name)
+        return self.instead.get(name) or getattr(self.inner, name)
+
+    def _troubled(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any, **options: Any) -> Any:
+            if name in self.fail:
+                raise self.fail[name]
+            entered, release = self.hold[name]
+            entered.set()
+            await release.wait()
+            return await getattr(self.inner, name)(*arguments, **options)
+
+        return call
+
+
+class FakeLinks:
+    """Links without a bucket: presigning is arithmetic, and its real arithmetic is tested with the sink."""
+
+    bucket = BUCKET
+
+    def presign_get(self, key: str, *, filename: str, expires_s: int) -> str:
+        return (
+            f"https://s3.example/{BUCKET}/{key}?filename={filename}&X-Amz-Expires={expires_s}&X-Amz-Signature=sig%2F1"
+        )
+
+
+@dataclass(slots=True)
+class Clock:
+    offset_s: float = 0.0
+
+    def __call__(self) -> float:
+        return time() + self.offset_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The API over the small plane, called in this process."""
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    plane: SmallPlane
+    #: In front of the plane and the ledger, as the API has them.
+    plane_seam: Seam
+    ledger_seam: Seam
+    ledger: SqlLedger
+    clock: Clock
+    #: `Authorization` headers by the name of who they belong to.
+    auth: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    async def add_key(self, user: str, role: Role = Role.USER, **changes: Any) -> ApiKey:
+        """Make a key; `changes` to its record make it revoked or expired."""
+        text, key = new_key(user, role, "test", datetime.now(UTC), secrets.token_bytes)
+        await self.ledger.commit(Batch(keys=[replace(key, **changes)]))
+        self.auth[user] = {"Authorization": f"Bearer {text}"}
+        return key
+
+    async def submit(self, user: str = "alice", **fields: Any) -> str:
+        """Ask for a job as `user`; return its id."""
+        body = {"url": "https://files.example/data.bin", **fields}
+        answer = await self.http.post("/jobs", json=body, headers=self.auth[user])
+        assert answer.status_code == 201, answer.text
+        job_id: str = answer.json()["id"]
+        return job_id
+
+
+def api_settings(**api: Any) -> Settings:
+    return Settings().model_copy(
+        update={
+            "api": ApiSettings(**{"event_poll_s": 0.01, "key_cache_s": 0, **api}),
+        }
+    )
+
+
+@asynccontextmanager
+async def site_at(directory: Path, settings: Settings | None = None) -> AsyncIterator[Site]:
+    """Yield the API over a fresh SQLite ledger, with keys for alice, bob (users) and olga (operator)."""
+    ledger = open_ledger(LedgerSettings(), f"sqlite:///{directory / 'ledger.db'}")
+    clock = Clock()
+    plane = SmallPlane(ledger, clock)
+    plane_seam, ledger_seam = Seam(plane), Seam(ledger)
+    app = create_app(
+        plane=_as_plane(plane_seam),
+        ledger=_as_ledger(ledger_seam),
+        links=FakeLinks(),
+        settings=settings or api_settings(),
+        replica="api/test",
+        clock=clock,
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as http:
+        site = Site(
+            app=app,
+            http=http,
+            plane=plane,
+            plane_seam=plane_seam,
+            ledger_seam=ledger_seam,
+            ledger=ledger,
+            clock=clock,
+        )
+        await site.add_key("alice")
+        await site.add_key("bob")
+        await site.add_key("olga", Role.OPERATOR)
+        try:
+            yield site
+        finally:
+            await ledger.close()
+
+
+def _as_plane(seam: Any) -> ControlPlane:
+    plane: ControlPlane = seam
+    return plane
+
+
+def _as_ledger(seam: Any) -> Ledger:
+    ledger: Ledger = seam
+    return ledger
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[str]:
+    """Serve the app on a free port of 127.0.0.1, in this loop; yield its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    serving = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            if serving.done():
+                serving.result()
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await serving
