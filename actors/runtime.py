@@ -238,14 +238,14 @@ class RayScheduler:
     """The scheduler's actor, reached by name (ports.ControlPlane and ports.Reports)."""
 
     def __init__(self) -> None:
-        self._handle: ActorHandle[Any] | None = None
+        self._handle: Any = None
 
     async def _call(self, verb: str, *arguments: Any) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(SCHEDULER, namespace=NAMESPACE)
             async with asyncio.timeout(_CALL_TIMEOUT_S):
-                answer: Any = await self._handle.call.remote(verb, *arguments)
+                answer = await self._handle.call.remote(verb, *arguments)
         except (RayError, ValueError, TimeoutError) as error:
             self._handle = None
             raise Unavailable("the scheduler cannot be reached; what was asked may or may not be done") from error

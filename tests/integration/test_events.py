@@ -107,7 +107,7 @@ async def http(site: Site) -> AsyncIterator[httpx.AsyncClient]:
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(_PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not condition():
             await asyncio.sleep(0.005)
 
 

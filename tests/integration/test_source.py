@@ -225,7 +225,7 @@ async def test_connections_are_bounded_and_probes_do_not_wait(origin: Origin) ->
     ) as client:
         async with asyncio.TaskGroup() as group:
             reads = [group.create_task(read_range(client, url, pin, first, first + 100)) for first in range(5)]
-            while origin.connections_open < 2:  # noqa: ASYNC110 - the origin has no event for it
+            while origin.connections_open < 2:
                 await asyncio.sleep(0)
             assert (await ask(client, origin.add("other", size=3))).size_bytes == 3
             assert len(origin.seen("f.bin")) == 2
