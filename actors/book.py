@@ -6,15 +6,15 @@ Laws of this file:
 2. What is only here (heartbeats, progress, orders under way) may be lost at any time; the next reports bring it back.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import Job, JobStatus, Priority, Progress
 from rayhaul.lease import Lease, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
-from rayhaul.policy.queueing import Waiting, WaitingQueue
+from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 
 
 @dataclass(slots=True)
@@ -46,17 +46,21 @@ class Pending:
 
 
 class Book:
-    def __init__(self) -> None:
+    def __init__(self, shares: Mapping[Priority, int] = SHARES) -> None:
+        self.shares = shares
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.leases_of_job: defaultdict[str, set[str]] = defaultdict(set)
         self.leases_of_agent: defaultdict[str, set[str]] = defaultdict(set)
+        #: How many jobs hold leases, by user; nobody stands here with 0.
+        self.running: Counter[str] = Counter()
+        self._user_of_running: dict[str, str] = {}
         self.sessions: dict[str, UploadSession] = {}
         self.to_abort: dict[str, UploadSession] = {}
         #: The open session of a job.
         self.session_of_job: dict[str, str] = {}
-        self.waiting = WaitingQueue()
-        self.unprobed = WaitingQueue()
+        self.waiting = WaitingQueue(shares)
+        self.unprobed = WaitingQueue(shares)
         self.paused: set[Priority] = set()
         self.dead_letters_count = 0
         self.agents: dict[str, AgentRecord] = {}
@@ -75,18 +79,19 @@ class Book:
 
         Agents that hold leases and were not heard of count as seen now: they get their time to report.
         """
-        book = cls()
+        book = cls(heard.shares)
         book.agents, book.paused = heard.agents, heard.paused
         book.progress, book.progress_version = heard.progress, heard.progress_version
         book.dead_letters_count = state.dead_letters_count
+        # Jobs first: a lease counts for the user of its job.
+        for job in state.open_jobs:
+            book._put_job(job, now_s)
         for lease in state.leases:
             book._add_lease(lease)
             if lease.agent not in book.agents:
                 book.agents[lease.agent] = AgentRecord(lease.agent, lease.incarnation, now_s)
         for session in state.sessions:
             book._put_session(session)
-        for job in state.open_jobs:
-            book._put_job(job, now_s)
         return book
 
     def online_agents(self) -> Iterable[AgentRecord]:
@@ -139,7 +144,7 @@ class Book:
         else:
             ready_at_s = max(begins, default=0.0)
             queue = self.waiting
-        queue.push(Waiting(job.id, job.spec.priority, job.created_at.timestamp(), ready_at_s), now_s)
+        queue.push(waiting_of(job, ready_at_s), now_s)
 
     def _put_session(self, session: UploadSession) -> None:
         if session.state in (SessionState.COMPLETED, SessionState.ABORTED):
@@ -156,6 +161,10 @@ class Book:
             del self.session_of_job[session.job_id]
 
     def _add_lease(self, lease: Lease) -> None:
+        job = self.jobs.get(lease.job_id)
+        if job is not None and job.id not in self._user_of_running:
+            self._user_of_running[job.id] = job.user_id
+            self.running[job.user_id] += 1
         self.leases[lease.lease_id] = lease
         self.leases_of_job[lease.job_id].add(lease.lease_id)
         self.leases_of_agent[lease.agent].add(lease.lease_id)
@@ -169,3 +178,22 @@ class Book:
             index[name].discard(lease_id)
             if not index[name]:
                 del index[name]
+        if lease.job_id not in self.leases_of_job:
+            self._count_off(lease.job_id)
+
+    def _count_off(self, job_id: str) -> None:
+        user_id = self._user_of_running.pop(job_id, None)
+        if user_id is not None:
+            self.running[user_id] -= 1
+            if self.running[user_id] == 0:
+                del self.running[user_id]
+
+
+def waiting_of(job: Job, ready_at_s: float) -> Waiting:
+    return Waiting(
+        since_s=job.created_at.timestamp(),
+        job_id=job.id,
+        user_id=job.user_id,
+        priority=job.spec.priority,
+        ready_at_s=ready_at_s,
+    )

@@ -9,7 +9,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from actors.book import AgentRecord, Book, Pending
+from actors.book import AgentRecord, Book, Pending, waiting_of
 from actors.decisions import Rules, hand_back
 from actors.draft import Draft
 from actors.ports import AgentPool, QueueView
@@ -29,7 +29,6 @@ from rayhaul.metrics import (
     Meter,
 )
 from rayhaul.policy.planning import PARTS_MAX, plan_parts
-from rayhaul.policy.queueing import Waiting
 from rayhaul.policy.scheduling import Load, Spread
 from rayhaul.settings import Settings
 
@@ -55,6 +54,9 @@ class Dispatch:
     def decide(self, draft: Draft, book: Book) -> None:
         """Choose probes, aborts and leases for the free places of the agents that report."""
         self._orders.clear()
+        for queue in (book.waiting, book.unprobed):
+            # Also while no agent is free: the loop sleeps until what `due_at_s` tells.
+            queue.promote(draft.now_s)
         free = [record for record in book.online_agents() if not record.draining]
         if not free:
             return
@@ -121,13 +123,21 @@ class Dispatch:
             )
 
     def _decide_leases(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
+        freed = draft.slots_freed()
         loads = {
-            r.agent: Load(r.agent, r.capacity.slots, len(book.leases_of_agent.get(r.agent, ())))
+            r.agent: Load(r.agent, r.capacity.slots, len(book.leases_of_agent.get(r.agent, ())) - freed[r.agent])
             for r in free
             if r.capacity.slots > 0
         }
         spread = Spread(loads)
-        for waiting in book.waiting.take(draft.now_s, spread.free_slots, but=frozenset(book.paused)):
+        running_max = self._settings.queue.running_per_user_max
+        for waiting in book.waiting.take(
+            draft.now_s,
+            spread.free_slots,
+            but=frozenset(book.paused),
+            running={} if running_max is None else book.running - draft.jobs_stopped(),
+            running_max=running_max,
+        ):
             job = draft.job(waiting.job_id)
             if job is None or job.status is not JobStatus.QUEUED or job.metadata is None:
                 continue
@@ -255,8 +265,7 @@ def requeue_probe(draft: Draft, book: Book, pending: Pending) -> None:
     if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED or job.id in book.unprobed:
         return
     ready_at_s = 0.0 if job.next_attempt_at is None else job.next_attempt_at.timestamp()
-    waiting = Waiting(job.id, job.spec.priority, job.created_at.timestamp(), ready_at_s)
-    book.unprobed.push(waiting, draft.now_s)
+    book.unprobed.push(waiting_of(job, ready_at_s), draft.now_s)
 
 
 def observe_silence(draft: Draft, book: Book, rules: Rules) -> None:

@@ -3,7 +3,7 @@
 A draft reads through to the book and changes nothing in it, so a failed commit leaves no trace: the draft is dropped.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -93,6 +93,15 @@ class Draft:
 
     def end(self, lease: Lease) -> None:
         self._ended[lease.lease_id] = lease
+
+    def slots_freed(self) -> Counter[str]:
+        """Return how many leases have ended so far in this turn, by agent."""
+        return Counter(lease.agent for lease in self._ended.values())
+
+    def jobs_stopped(self) -> Counter[str]:
+        """Return how many jobs have lost their last lease so far in this turn, by user."""
+        stopped = {lease.job_id for lease in self._ended.values() if not self.leases_of_job(lease.job_id)}
+        return Counter(job.user_id for job_id in stopped if (job := self.job(job_id)) is not None)
 
     def revoke_job(self, job_id: str) -> None:
         """End all leases of a job and have their agents told."""

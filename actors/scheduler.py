@@ -43,6 +43,7 @@ from rayhaul.ledger.base import (
 )
 from rayhaul.log import redacted
 from rayhaul.metrics import JOBS_CREATED, LEDGER_COMMIT, TICK_ERRORS, Meter, Snapshot, merge
+from rayhaul.policy.naming import object_key
 from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,7 @@ class Scheduler:
                 correlation_id=submission.correlation_id,
                 traceparent=submission.traceparent,
                 spec=spec,
+                key=object_key(self._rules.key_prefix, job_id, spec.key, "") if spec.key else None,
                 created_at=draft.now,
             )
             draft.create(job, {"url": redacted(spec.url), "priority": spec.priority})

@@ -182,7 +182,7 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         stack.push_async_callback(reader.close)
         links = await stack.enter_async_context(Sink(settings.s3, meter=Meter(), connections_max=1))
         app = create_app(plane=scheduler, ledger=reader, links=links, settings=settings, replica="api/test")
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_served, server, serving)
         while not (server.started and await scheduler.ready()):

@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
 from rayhaul import ids
 from rayhaul.client.endpoint import Endpoint
@@ -109,7 +109,7 @@ class Transport:
 
     def session(self, url: str) -> aiohttp.ClientSession:
         """Return the session for `url`, which knows no key."""
-        is_remote = not _is_loopback(URL(url).host or "")
+        is_remote = not _is_loopback(urlsplit(url).hostname or "")
         if is_remote not in self._sessions:
             self._sessions[is_remote] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX), trust_env=is_remote

@@ -109,9 +109,9 @@ def readers(url: sa.URL, settings: LedgerSettings) -> sa.Engine:
     return engine
 
 
-def migrator(url: sa.URL, *, lock_timeout_s: float) -> sa.Engine:
+def migrator(url: sa.URL, *, wait_max_s: float) -> sa.Engine:
     """Return an engine of one connection for changing the tables; its transactions exclude other migrations."""
-    settings = LedgerSettings(busy_timeout_s=lock_timeout_s)
+    settings = LedgerSettings(busy_timeout_s=wait_max_s)
     if sqlite_file(url) is None:
         engine = _postgresql(url, settings, connections=1, server={"statement_timeout": "0"})
         sa.event.listen(engine, "begin", _take_migration_lock)

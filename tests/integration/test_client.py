@@ -13,16 +13,12 @@ import pytest
 from faulty_api import COMPLETES, CONTENT, FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
 
 import rayhaul
-from rayhaul import AsyncClient, Client, ConnectionFailed, DownloadMismatch, JobCancelled, JobFailed, WaitTimeout
-from rayhaul.client.errors import AccessDenied, ApiError, BadRequest, Conflict, NotFound, ServiceFailed, SinkFailed
+from rayhaul import AsyncClient, Client, ConnectionFailed, JobCancelled, JobFailed, WaitTimeout
+from rayhaul.client.errors import AccessDenied, ApiError, BadRequest, NotFound, ServiceFailed
 from rayhaul.job import JobEvent, JobStatus
 from rayhaul.wire import EventView
 
 KEPT = [event for event, _, _ in COMPLETES if event is not JobEvent.PROGRESS]
-
-
-def files_in(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir())
 
 
 @pytest.fixture
@@ -254,64 +250,6 @@ async def test_ids_do_not_steer(api: FaultyApi, client: AsyncClient, job_id: str
     with pytest.raises(NotFound):
         await client.cancel(job_id)
     assert api.requests == []
-
-
-@pytest.mark.parametrize("cuts", [[], [70_000], [70_000, 50_000, 1], [0, 0], [len(CONTENT)]])
-async def test_download(api: FaultyApi, client: AsyncClient, tmp_path: Path, cuts: list[int]) -> None:
-    """The object comes whole and under its name; what was cut goes on where it stopped."""
-    api.object_cuts = deque(cuts)
-    told: list[tuple[int, int]] = []
-    job = api.add(done=len(COMPLETES))
-    path = await client.download(job.id, tmp_path / "file.bin", lambda *bytes_: told.append(bytes_))
-    assert path.read_bytes() == CONTENT
-    assert told[-1] == (len(CONTENT), len(CONTENT))
-    assert files_in(tmp_path) == [path]
-    reads = api.asked(f"GET /objects/{job.id}")
-    assert len(reads) == 1 + (0 if cuts == [len(CONTENT)] else len(cuts))
-    assert [read.get("Range") for read in reads] == [
-        f"bytes={sum(cuts[:index])}-" if sum(cuts[:index]) else None for index in range(len(reads))
-    ]
-
-
-@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"x" + CONTENT[1:], b""])
-async def test_download_of_something_else(api: FaultyApi, client: AsyncClient, tmp_path: Path, content: bytes) -> None:
-    """Bytes that are not the object are not kept, and what lay there before stays."""
-    api.content = content
-    path = tmp_path / "file.bin"
-    path.write_text("before")
-    with pytest.raises(DownloadMismatch):
-        await client.download(api.add(done=len(COMPLETES)).id, path)
-    assert path.read_text() == "before"
-    assert files_in(tmp_path) == [path]
-
-
-@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x"])
-async def test_download_of_another_size(api: FaultyApi, client: AsyncClient, tmp_path: Path, content: bytes) -> None:
-    """Where no hash is known the size must be right at least."""
-    api.content = content
-    job = api.add(done=len(COMPLETES), sha256=None)
-    with pytest.raises(DownloadMismatch, match="promised"):
-        await client.download(job.id, tmp_path / "file.bin")
-    assert files_in(tmp_path) == []
-
-
-async def test_download_gives_up(api: FaultyApi, tmp_path: Path) -> None:
-    """A bucket that is busy is asked again, so often; one that refuses is not."""
-    job = api.add(done=len(COMPLETES))
-    async with AsyncClient(api.url, api.key, retries_max=1) as client:
-        for fault, reads in ((Fault(503), 2), (Fault(403), 1)):
-            api.requests.clear()
-            api.faults[f"GET /objects/{job.id}"] = deque([fault] * 5)
-            with pytest.raises(SinkFailed):
-                await client.download(job.id, tmp_path / "file.bin")
-            assert len(api.asked(f"GET /objects/{job.id}")) == reads
-    assert files_in(tmp_path) == []
-
-
-async def test_download_too_early(api: FaultyApi, client: AsyncClient, tmp_path: Path) -> None:
-    """A job without an object cannot be saved."""
-    with pytest.raises(Conflict):
-        await client.download(api.add().id, tmp_path / "file.bin")
 
 
 async def test_wrong_key(api: FaultyApi) -> None:

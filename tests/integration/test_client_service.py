@@ -44,10 +44,16 @@ async def operator(service: Service) -> AsyncIterator[AsyncClient]:
 
 async def test_from_url_to_file(alice: AsyncClient, origin: Origin, tmp_path: Path) -> None:
     """A job is submitted, followed, waited for and saved, and the bytes are the source's."""
-    url = origin.add("data.bin", size=SIZE, seed=3, rate_bytes_per_s=4_000_000)
+    url = origin.add("data.bin", size=SIZE, seed=3, stall_after=1_000_000)
     heard: list[EventView] = []
+
+    def hear(event: EventView) -> None:
+        heard.append(event)
+        if event.event == JobEvent.PROGRESS:
+            origin.resume()
+
     job = await alice.submit(url, key="saved/data.bin", tags={"team": "film"}, correlation_id="corr-of-mine")
-    done = await alice.wait(job.id, timeout_s=60, on_event=heard.append)
+    done = await alice.wait(job.id, timeout_s=60, on_event=hear)
     assert done.result is not None
     assert (done.result.size_bytes, done.correlation_id, done.tags) == (SIZE, "corr-of-mine", {"team": "film"})
     names = [event.event for event in heard]

@@ -12,7 +12,7 @@ from origin import Origin, content_sha256
 
 from rayhaul import AsyncClient
 from rayhaul.job import FINAL, JobStatus
-from rayhaul.metrics import Meter
+from rayhaul.metrics import FENCED_WRITES, Meter, Snapshot
 from rayhaul.settings import EgressSettings, LivenessSettings, Settings
 from rayhaul.wire import JobView
 from serve_app.seaweed import Seaweed
@@ -208,25 +208,54 @@ async def test_redirect_into_the_private_network(tmp_path: Path, settings: Setti
             assert len(origin.seen("trap.bin")) == 1
 
 
-async def test_stale_agent_is_fenced(tmp_path: Path, settings: Settings, origin: Origin) -> None:
-    """An agent that is silent too long loses its lease; when it speaks again it is refused and stops."""
-    liveness = LivenessSettings(heartbeat_s=0.1, offline_s=1.5, self_fence_s=1)
+async def test_a_zombie_is_fenced(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """An agent that is cut off loses its lease and works on; when it is heard again, nothing of it counts."""
+    liveness = LivenessSettings(heartbeat_s=0.1, offline_s=1, self_fence_s=1000)
     async with running_service(tmp_path, settings.model_copy(update={"liveness": liveness})) as service:
         async with AsyncClient(service.url, service.alice) as alice:
-            url = origin.add("held.bin", size=12 * PART_BYTES, seed=9, rate_bytes_per_s=12 * MIB)
+            url = origin.add("held.bin", size=16 * PART_BYTES, seed=9, rate_bytes_per_s=6 * MIB)
             job = await alice.submit(url, connections=2)
             await downloading(alice, job.id, parts_min=1)
-            silent = (await alice.get(job.id)).agents[0]
-            service.agents.mute(silent)
+            zombie = (await alice.get(job.id)).agents[0]
+            service.agents.mute(zombie)
 
-            async def handed_back() -> bool:
-                return (await alice.get(job.id)).requeues == 1
+            async def taken_over() -> bool:
+                now = await alice.get(job.id)
+                return now.status is JobStatus.DOWNLOADING and now.agents != [zombie]
 
-            await eventually(handed_back)
-            service.agents.unmute(silent)
+            await eventually(taken_over)
+            service.agents.unmute(zombie)
+
+            async def refused() -> bool:
+                counted = (await service.scheduler.metrics("test", Snapshot())).counters
+                return sum(value for (name, _), value in counted.items() if name == FENCED_WRITES.name) > 0
+
+            await eventually(refused)
             done = await alice.wait(job.id, timeout_s=40)
-            assert done.agents != [silent]
-            assert await object_sha256(alice, job.id) == content_sha256(9, 12 * PART_BYTES)
+            assert (done.requeues, done.agents) == (1, [name for name in ("agent-1", "agent-2") if name != zombie])
+            assert await object_sha256(alice, job.id) == content_sha256(9, 16 * PART_BYTES)
+
+
+async def test_an_agent_that_is_cut_off_stops_by_itself(tmp_path: Path, settings: Settings, origin: Origin) -> None:
+    """Without an answer for `self_fence_s` an agent ends its transfers, long before it counts as lost."""
+    liveness = LivenessSettings(heartbeat_s=0.1, offline_s=60, self_fence_s=0.5)
+    async with running_service(tmp_path, settings.model_copy(update={"liveness": liveness})) as service:
+        async with AsyncClient(service.url, service.alice) as alice:
+            url = origin.add("cut.bin", size=16 * PART_BYTES, rate_bytes_per_s=2 * MIB)
+            job = await alice.submit(url, connections=2)
+
+            async def reading() -> bool:
+                return len(origin.seen("cut.bin")) >= 3 and origin.connections_open >= 2
+
+            await eventually(reading)
+            service.agents.mute((await alice.get(job.id)).agents[0])
+
+            async def silent() -> bool:
+                return origin.connections_open == 0
+
+            await eventually(silent, within_s=10)
+            now = await alice.get(job.id)
+            assert (now.status, now.requeues) == (JobStatus.DOWNLOADING, 0)
 
 
 async def test_scheduler_starts_anew(tmp_path: Path, settings: Settings, origin: Origin) -> None:

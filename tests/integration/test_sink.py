@@ -39,7 +39,7 @@ METADATA = {"correlation-id": "corr-1234", "job-id": "job_1"}
 
 @pytest.fixture
 def key() -> str:
-    return f"test/{uuid.uuid4()}/ä b+c.bin"
+    return f"test/{uuid.uuid4()}/ä b+c&(1)'~%2F.bin"
 
 
 @pytest.fixture
@@ -187,6 +187,20 @@ async def test_abort_is_idempotent_and_leaves_nothing(sink: Sink, key: str) -> N
         await sink.put_part(key, upload_id, 1, 3, b"abc")
 
 
+async def test_an_abort_that_missed_is_repeated(far: Sink, proxy: StoreProxy, key: str) -> None:
+    """An upload that is still there after its abort is aborted again; one that stays for ever is said to."""
+    upload_id = await create(far, key)
+    proxy.fail("abort", Fault(status=204))
+    await far.abort(key, upload_id)
+    assert proxy.count("abort") == 2
+    assert await far.list_uploads(key) == []
+    upload_id = await create(far, key)
+    proxy.fail("abort", Fault(status=204), times=5)
+    with pytest.raises(SinkBusy, match="still there"):
+        await far.abort(key, upload_id)
+    await far.abort(key, upload_id)
+
+
 async def test_many_parts_are_listed_over_pages(sink: Sink, key: str) -> None:
     """ListParts goes on after its first thousand."""
     upload_id = await create(sink, key)
@@ -266,6 +280,26 @@ async def test_what_the_body_raises_is_raised(sink: Sink, key: str) -> None:
         await sink.put_part(key, upload_id, 1, PART, torn())
     assert await sink.list_parts(key, upload_id) == []
     await sink.abort(key, upload_id)
+
+
+async def test_a_body_is_left_alone_when_its_put_failed(far: Sink, proxy: StoreProxy, key: str) -> None:
+    """When the store hangs up while the body waits for its source, nobody iterates the body any more."""
+    proxy.fail("upload_part", Fault(cut_after=1000))
+    ended = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            yield b"x" * 1000
+            await asyncio.Event().wait()
+        finally:
+            # A body takes a moment to be closed.
+            for _ in range(100):
+                await asyncio.sleep(0)
+            ended.set()
+
+    with pytest.raises(SinkBusy):
+        await far.put_part(key, "upload", 1, PART, endless())
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("size", [99, 101])

@@ -1,10 +1,14 @@
 """The tables that migrations make are the tables the code uses, and making them is safe at any start."""
 
+import fcntl
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -98,6 +102,31 @@ def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
         connection.exec_driver_sql("DROP TABLE outbox")
     engine.dispose()
     migrate.upgrade(empty_url)
+
+
+@contextmanager
+def migrating_elsewhere(url: str) -> Iterator[None]:
+    """Hold what another process holds while it migrates."""
+    path = connect.sqlite_file(connect.parse_url(url))
+    if path is None:
+        with psycopg.connect(url) as connection:
+            connection.execute(f"SELECT pg_advisory_lock({connect.MIGRATION_LOCK})".encode())
+            yield
+        return
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_migration_waits_for_another_one(empty_url: str) -> None:
+    """While another process migrates nothing is touched, and the wait has an end; afterwards it is our turn."""
+    with migrating_elsewhere(empty_url):
+        with pytest.raises(Unavailable, match="another process"):
+            migrate.upgrade(empty_url, wait_max_s=0.2)
+        with pytest.raises(Unavailable):
+            migrate.check(empty_url)
+    migrate.upgrade(empty_url, wait_max_s=0.2)
+    migrate.check(empty_url)
 
 
 def test_several_processes_may_start_at_once(empty_url: str) -> None:

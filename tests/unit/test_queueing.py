@@ -1,69 +1,358 @@
-"""The waiting queue against a plain list, and its order."""
+"""The waiting queue against a plain reference, and what it promises: shares, turns, limits, nobody starves."""
 
-from hypothesis import given
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayhaul.job import Priority
-from rayhaul.policy.queueing import Waiting, WaitingQueue
+from rayhaul.policy import queueing
+from rayhaul.policy.queueing import PROMOTED_MAX, SHARES, Waiting, WaitingQueue, shares_of
 from rayhaul.policy.scheduling import Load, Spread
+from rayhaul.settings import QueueSettings
 
-RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
+HIGH, NORMAL, LOW = Priority.HIGH, Priority.NORMAL, Priority.LOW
+USERS = ("ann", "bob", "cid")
+NOW_S = 1_000.0
 
-waitings = st.builds(
+
+def job(job_id: str, priority: Priority = NORMAL, *, user: str = "ann", since_s: float = 1.0) -> Waiting:
+    return Waiting(since_s, job_id, user, priority)
+
+
+def jobs(count: int, priority: Priority = NORMAL, *, user: str = "ann") -> list[Waiting]:
+    return [
+        job(f"{user}-{priority}-{number:06d}", priority, user=user, since_s=float(number)) for number in range(count)
+    ]
+
+
+def filled(*waiting: Waiting) -> WaitingQueue:
+    queue = WaitingQueue()
+    for each in waiting:
+        queue.push(each, NOW_S)
+    return queue
+
+
+def ids(taken: Iterable[Waiting]) -> list[str]:
+    return [waiting.job_id for waiting in taken]
+
+
+@dataclass
+class Plain:
+    """The reference: a dict of jobs, looked through from end to end for every choice, virtual time in fractions of 1.
+
+    Only the turns are kept: since when (a growing number) somebody stands in the row of a priority.
+    """
+
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    delayed: dict[str, Waiting] = field(default_factory=dict)
+    turns: dict[tuple[Priority, str], int] = field(default_factory=dict)
+    limited: dict[tuple[Priority, str], int] = field(default_factory=dict)
+    came_to: dict[Priority, float] = field(default_factory=lambda: dict.fromkeys(Priority, 0.0))
+    took_part: dict[Priority, bool] = field(default_factory=lambda: dict.fromkeys(Priority, False))
+    virtual_now: float = 0.0
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def push(self, entry: Waiting, now_s: float) -> None:
+        self.discard(entry.job_id)
+        if entry.ready_at_s > now_s:
+            self.delayed[entry.job_id] = entry
+        else:
+            self._ready(entry)
+
+    def _ready(self, entry: Waiting) -> None:
+        self.waiting[entry.job_id] = entry
+        place = (entry.priority, entry.user_id)
+        if place not in self.limited:
+            self.turns.setdefault(place, next(self.numbers))
+
+    def discard(self, job_id: str) -> None:
+        self.delayed.pop(job_id, None)
+        self.waiting.pop(job_id, None)
+        standing = {(entry.priority, entry.user_id) for entry in self.waiting.values()}
+        self.turns = {place: number for place, number in self.turns.items() if place in standing}
+        self.limited = {place: number for place, number in self.limited.items() if place in standing}
+
+    def promote(self, now_s: float) -> None:
+        for _, entry in sorted((e.ready_at_s, e) for e in self.delayed.values() if e.ready_at_s <= now_s):
+            del self.delayed[entry.job_id]
+            self._ready(entry)
+
+    def take(
+        self, now_s: float, most: int, but: frozenset[Priority], running: Mapping[str, int], running_max: int | None
+    ) -> list[Waiting]:
+        self.promote(now_s)
+        for place in sorted(self.limited, key=self.limited.__getitem__):
+            if running_max is None or running.get(place[1], 0) < running_max:
+                del self.limited[place]
+                self.turns[place] = next(self.numbers)
+        for priority in Priority:
+            takes_part = priority not in but and any(place[0] is priority for place in self.turns)
+            if takes_part and not self.took_part[priority]:
+                self.came_to[priority] = max(self.came_to[priority], self.virtual_now)
+            self.took_part[priority] = takes_part
+        taken: list[Waiting] = []
+        while len(taken) < most:
+            choice = self._choose(but)
+            if choice is None:
+                break
+            user = choice[1]
+            if running_max is not None and running.get(user, 0) + sum(e.user_id == user for e in taken) >= running_max:
+                del self.turns[choice]
+                self.limited[choice] = next(self.numbers)
+            else:
+                taken.append(self._start(choice))
+            for priority in Priority:
+                self.took_part[priority] &= any(place[0] is priority for place in self.turns)
+        return taken
+
+    def _choose(self, but: frozenset[Priority]) -> tuple[Priority, str] | None:
+        places = [place for place in self.turns if place[0] not in but]
+        rank = list(SHARES)
+        return min(
+            places,
+            key=lambda place: (self._after(place[0]), rank.index(place[0]), self.turns[place]),
+            default=None,
+        )
+
+    def _after(self, priority: Priority) -> float:
+        return self.came_to[priority] + 1 / SHARES[priority]  # exact: the shares are powers of two
+
+    def _start(self, place: tuple[Priority, str]) -> Waiting:
+        entry = min(entry for entry in self.waiting.values() if (entry.priority, entry.user_id) == place)
+        self.virtual_now = self.came_to[place[0]] = self._after(place[0])
+        self.turns[place] = next(self.numbers)
+        self.discard(entry.job_id)
+        return entry
+
+    def depth(self) -> dict[Priority, int]:
+        counted = Counter(entry.priority for entry in (*self.waiting.values(), *self.delayed.values()))
+        return {priority: counted[priority] for priority in Priority}
+
+
+JOB_IDS = st.integers(0, 30).map(str)
+WAITING = st.builds(
     Waiting,
-    job_id=st.integers(0, 8).map(str),
+    since_s=st.integers(0, 9).map(float),
+    job_id=JOB_IDS,
+    user_id=st.sampled_from(USERS),
     priority=st.sampled_from(Priority),
-    since_s=st.integers(0, 5).map(float),
-    ready_at_s=st.integers(0, 20).map(float),
+    ready_at_s=st.integers(0, 60).map(float),
+)
+PUSH = st.tuples(st.just("push"), WAITING)
+DISCARD = st.tuples(st.just("discard"), JOB_IDS)
+TAKE = st.tuples(
+    st.just("take"),
+    st.fixed_dictionaries(
+        {
+            "most": st.integers(0, 6),
+            "but": st.frozensets(st.sampled_from(Priority), max_size=2),
+            "running": st.dictionaries(st.sampled_from(USERS), st.integers(0, 4)),
+            "running_max": st.none() | st.integers(1, 3),
+        }
+    ),
 )
 
 
-@given(st.lists(st.one_of(waitings, st.integers(0, 8).map(str), st.integers(1, 6))))
-def test_like_a_list(steps: list[Waiting | str | int]) -> None:
-    """Pushed, discarded and taken at random, with time passing, it behaves as a sorted list would."""
-    queue, model, now_s = WaitingQueue(), dict[str, Waiting](), 0.0
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.one_of(PUSH, PUSH, DISCARD, TAKE), max_size=80))
+def test_like_the_plain_one(steps: Sequence[tuple[str, object]]) -> None:
+    """Pushed, discarded and taken at random, with time passing: the same jobs as by looking at all, in order."""
+    queue, plain, now_s = WaitingQueue(), Plain(), 0.0
     for step in steps:
         now_s += 1
         match step:
-            case Waiting():
-                queue.push(step, now_s)
-                model[step.job_id] = step
-            case str():
-                queue.discard(step)
-                model.pop(step, None)
-            case int():
-                taken = list(queue.take(now_s, step))
-                ready = [w for w in model.values() if w.ready_at_s <= now_s]
-                wanted = sorted(ready, key=lambda w: (RANK[w.priority], w.since_s, w.job_id))[:step]
-                assert taken == wanted
-                for waiting in taken:
-                    del model[waiting.job_id]
-        assert len(queue) == len(model)
-        assert sum(queue.depth().values()) == len(model)
-        assert all((job_id in queue) == (job_id in model) for job_id in map(str, range(9)))
+            case ("push", Waiting() as waiting):
+                queue.push(waiting, now_s)
+                plain.push(waiting, now_s)
+            case ("discard", str(job_id)):
+                queue.discard(job_id)
+                plain.discard(job_id)
+            case ("take", dict(asked)):
+                assert queue.take(now_s, **asked) == plain.take(now_s, **asked)
+        assert len(queue) == len(plain.waiting) + len(plain.delayed)
+        assert queue.depth() == plain.depth()
+        assert queue.oldest_since_s() == min((entry.since_s for entry in plain.waiting.values()), default=None)
+        assert queue.due_at_s() == min((entry.ready_at_s for entry in plain.delayed.values()), default=None)
+        known = plain.waiting.keys() | plain.delayed.keys()
+        assert all((job_id in queue) == (job_id in known) for job_id in map(str, range(31)))
+
+
+def test_shares() -> None:
+    """While all three wait, starts go 16:4:1, high ones first in each round."""
+    queue = filled(*jobs(100, HIGH), *jobs(100, NORMAL), *jobs(100, LOW))
+    first = [waiting.priority for waiting in queue.take(NOW_S, 21)]
+    assert Counter(first) == {HIGH: 16, NORMAL: 4, LOW: 1}
+    assert first[:5] == [HIGH, HIGH, HIGH, HIGH, NORMAL]
+    assert first[-1] is LOW
+    assert Counter(waiting.priority for waiting in queue.take(NOW_S, 42)) == {HIGH: 32, NORMAL: 8, LOW: 2}
+
+
+def test_shares_are_settings() -> None:
+    """Other shares, other proportions; equal ones go round."""
+    queue = WaitingQueue(shares_of(QueueSettings(share_high=3, share_normal=2, share_low=2)))
+    for waiting in (*jobs(70, HIGH), *jobs(70, NORMAL), *jobs(70, LOW)):
+        queue.push(waiting, NOW_S)
+    assert Counter(waiting.priority for waiting in queue.take(NOW_S, 70)) == {HIGH: 30, NORMAL: 20, LOW: 20}
+
+
+def test_a_priority_alone_gets_all() -> None:
+    """Shares only matter between those that wait: nothing is kept free for the absent."""
+    queue = filled(*jobs(50, LOW))
+    assert len(queue.take(NOW_S, 50)) == 50
+
+
+def test_the_absent_do_not_save_up() -> None:
+    """After 1,000 low starts high does not get 16,000 in a row, and low, long alone, has no debts."""
+    queue = filled(*jobs(1_000, LOW))
+    queue.take(NOW_S, 900)
+    for waiting in jobs(1_000, HIGH):
+        queue.push(waiting, NOW_S)
+    assert Counter(waiting.priority for waiting in queue.take(NOW_S, 34)) == {HIGH: 32, LOW: 2}
+
+
+@st.composite
+def _onslaughts(draw: st.DrawFn) -> tuple[Priority, list[list[tuple[Priority, str]]]]:
+    """A priority, and what comes in before each start, from anybody and with any priority."""
+    arrivals = st.lists(st.tuples(st.sampled_from(Priority), st.sampled_from("bcdef")), max_size=8)
+    return draw(st.sampled_from(Priority)), draw(st.lists(arrivals, min_size=100, max_size=150))
+
+
+@given(_onslaughts())
+@settings(max_examples=60, deadline=None)
+def test_nobody_starves(case: tuple[Priority, list[list[tuple[Priority, str]]]]) -> None:
+    """Whatever else comes in and whatever stands there, somebody's jobs of any priority start within laws 1 and 2."""
+    priority, arrivals = case
+    others = sum(share // SHARES[priority] + 1 for other, share in SHARES.items() if other is not priority)
+    queue = filled(*(each for user in "bcdef" for each in (*jobs(200, HIGH, user=user), *jobs(200, NORMAL, user=user))))
+    queue.take(NOW_S, 7)
+    for waiting in jobs(3, priority):
+        queue.push(waiting, NOW_S)
+    begun, serial = 0, itertools.count()
+    for starts, batch in enumerate(arrivals, start=1):
+        for came_priority, user in batch:
+            queue.push(job(f"new-{next(serial)}", came_priority, user=user, since_s=0.0), NOW_S)
+        begun += sum(waiting.user_id == "ann" for waiting in queue.take(NOW_S, 1))
+        assert begun >= min(3, starts // (6 * (1 + others))), f"{begun} of 3 begun after {starts} starts"
+
+
+def test_a_backlog_is_nobody_elses() -> None:
+    """100,000 jobs of one user do not delay another's 10, nor those of a third who comes later."""
+    queue = filled(*jobs(100_000), *jobs(10, user="bob"))
+    assert sum(waiting.user_id == "bob" for waiting in queue.take(NOW_S, 20)) == 10
+    queue.take(NOW_S, 5_000)
+    for waiting in jobs(5, user="cid"):
+        queue.push(waiting, NOW_S)
+    assert [waiting.user_id for waiting in queue.take(NOW_S, 11)][1::2] == ["cid"] * 5
+
+
+def test_coming_and_going_gains_nothing() -> None:
+    """Who offers one job at a time gets as many starts as who has many waiting: no more."""
+    queue = filled(*jobs(1_000))
+    starts: Counter[str] = Counter()
+    for number in range(500):
+        queue.push(job(f"bob-{number}", user="bob", since_s=0.0), NOW_S)
+        starts.update(waiting.user_id for waiting in queue.take(NOW_S, 1))
+    assert starts == {"ann": 250, "bob": 250}
+
+
+def test_within_a_user_by_age() -> None:
+    """A user's jobs start in the order of their creation; one handed back keeps its place; ids settle ties."""
+    queue = filled(job("b", since_s=2.0), job("c", since_s=3.0), job("a2", since_s=1.0), job("a1", since_s=1.0))
+    assert ids(queue.take(NOW_S, 2)) == ["a1", "a2"]
+    queue.push(job("a1", since_s=1.0), NOW_S)
+    assert ids(queue.take(NOW_S, 9)) == ["a1", "b", "c"]
 
 
 def test_paused_priorities_stay() -> None:
-    """What is paused is not taken and keeps its place."""
-    queue = WaitingQueue()
-    for priority in Priority:
-        queue.push(Waiting(priority, priority, 1.0), 2.0)
-    assert [w.job_id for w in queue.take(3.0, 9, but=frozenset({Priority.HIGH}))] == ["normal", "low"]
-    assert queue.oldest_since_s() == 1.0
-    assert [w.job_id for w in queue.take(3.0, 9)] == ["high"]
-    assert queue.oldest_since_s() is None
+    """What is paused is not taken, keeps its place, and has saved up nothing when it goes on."""
+    queue = filled(*jobs(100, HIGH), *jobs(200, LOW))
+    assert {waiting.priority for waiting in queue.take(NOW_S, 100, but=frozenset({HIGH}))} == {LOW}
+    assert queue.oldest_since_s() == 0.0
+    assert queue.depth() == {HIGH: 100, NORMAL: 0, LOW: 100}
+    assert Counter(waiting.priority for waiting in queue.take(NOW_S, 17)) == {HIGH: 16, LOW: 1}
+    assert queue.take(NOW_S, 9, but=frozenset(Priority)) == []
+
+
+def test_limit() -> None:
+    """Nobody is brought above the limit; others take the places; who is below it again goes on, at the back."""
+    queue = filled(*jobs(100), *jobs(100, HIGH), *jobs(2, user="bob"), *jobs(9, LOW, user="cid"))
+    taken = queue.take(NOW_S, 50, running={"ann": 1, "cid": 3}, running_max=3)
+    assert Counter(waiting.user_id for waiting in taken) == {"ann": 2, "bob": 2}
+    assert queue.take(NOW_S, 50, running={"ann": 3, "cid": 3}, running_max=3) == []
+    assert Counter(w.user_id for w in queue.take(NOW_S, 50, running={"ann": 2}, running_max=3)) == {"ann": 1, "cid": 3}
+    assert len(queue.take(NOW_S, 50)) == 50
+
+
+def test_the_limited_leave_their_share() -> None:
+    """A priority whose users are all at the limit does not hold up the others, nor does it save up."""
+    queue = filled(*jobs(500, HIGH), *jobs(500, LOW, user="bob"))
+    assert {w.user_id for w in queue.take(NOW_S, 100, running={"ann": 5}, running_max=5)} == {"bob"}
+    assert Counter(waiting.user_id for waiting in queue.take(NOW_S, 17)) == {"ann": 16, "bob": 1}
+
+
+class _Asked(dict[str, int]):
+    """How many jobs run by user, and how often that was asked."""
+
+    count = 0
+
+    def get(self, key: str, default: object = None) -> object:  # type: ignore[override]
+        self.count += 1
+        return super().get(key, default)
+
+
+def test_the_limited_are_looked_at_once() -> None:
+    """The jobs of users at their limit are not looked through, however many they are, one take after the other."""
+    queue = filled(*(each for number in range(50) for each in jobs(100, user=f"user-{number}")))
+    running = _Asked({f"user-{number}": 1 for number in range(50)})
+    for _ in range(2):
+        running.count = 0
+        assert queue.take(NOW_S, 32, running=running, running_max=1) == []
+        assert running.count == 50
 
 
 def test_due_time_of_the_next_delayed() -> None:
     """The loop can sleep until the next job becomes ready."""
     queue = WaitingQueue()
-    queue.push(Waiting("a", Priority.NORMAL, 1.0, ready_at_s=50.0), 2.0)
-    queue.push(Waiting("b", Priority.NORMAL, 1.0, ready_at_s=30.0), 2.0)
+    queue.push(Waiting(1.0, "a", "ann", NORMAL, ready_at_s=50.0), 2.0)
+    queue.push(Waiting(1.0, "b", "ann", NORMAL, ready_at_s=30.0), 2.0)
     assert queue.due_at_s() == 30.0
     queue.discard("b")
     assert queue.due_at_s() == 50.0
-    assert list(queue.take(49.0, 9)) == []
-    assert [w.job_id for w in queue.take(50.0, 9)] == ["a"]
+    assert queue.take(49.0, 9) == []
+    assert ids(queue.take(50.0, 9)) == ["a"]
+    assert queue.due_at_s() is None
+
+
+def test_a_wave_is_promoted_in_steps() -> None:
+    """Very many jobs due at one moment become ready over several calls, and the due time says that more wait."""
+    queue = WaitingQueue()
+    for number in range(PROMOTED_MAX + 5):
+        queue.push(Waiting(1.0, f"{number:06d}", "ann", NORMAL, ready_at_s=50.0), 2.0)
+    assert len(queue.take(60.0, PROMOTED_MAX + 5)) == PROMOTED_MAX
+    assert queue.due_at_s() == 50.0
+    assert len(queue.take(60.0, 9)) == 5
+
+
+@pytest.mark.parametrize("ready_at_s", [0.0, NOW_S + 50])
+def test_what_is_gone_takes_no_room(ready_at_s: float) -> None:
+    """Jobs that come and go for ever, behind one that stays, leave nothing behind."""
+    queue = filled(job("stays", since_s=0.0), Waiting(0.0, "stays too", "ann", NORMAL, NOW_S + 1))
+    for number in range(5_000):
+        queue.push(Waiting(2.0 + number, "goes", f"user-{number % 7}", NORMAL, ready_at_s), NOW_S)
+        queue.push(Waiting(1.0, "goes back", "ann", NORMAL, ready_at_s), NOW_S)
+        queue.discard("goes")
+    lanes = list(queue._lanes.values())
+    lines = [queue._by_age, *(line for lane in lanes for line in (*lane.turns.values(), *lane.limited.values()))]
+    assert len(lines) == 2
+    rows: list[Sequence[object]] = [queue._due]
+    for line in lines:
+        rows += [line._in_order, line._late]
+    assert all(len(row) <= 2 * queueing._GONE_MIN for row in rows)
 
 
 def test_spread_fills_evenly_and_stops() -> None:
