@@ -4,9 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rayhaul tasks actors serve_app dashboards tests
+SOURCES := rayhaul tasks actors serve_app dashboards tests bench/scaling
 
-.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill docs clean
+.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill bench simulate docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,12 @@ cluster: $(VENV)/.dev ## a real Ray cluster
 
 drill: $(VENV)/.dev ## slow drills: large files, faults one after the other
 	$(BIN)/pytest tests -m drill -s
+
+bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/results/*.json and prints tables
+	$(BIN)/python -m bench.scheduler
+
+simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
+	$(BIN)/python -m bench.scaling
 
 docs: $(VENV)/.base ## write the generated documents
 	$(BIN)/python -m rayhaul.settings_doc > docs/settings.md

@@ -43,6 +43,8 @@ class Pending:
     job_id: str
     agent: str
     sent_at_s: float
+    #: Its outcome was heard; the agent puts it down when it hears that.
+    answered: bool = False
 
 
 class Book:

@@ -8,6 +8,7 @@ Laws of this file:
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from actors.book import AgentRecord, Book, Pending, waiting_of
 from actors.decisions import Rules, hand_back
@@ -103,7 +104,7 @@ class Dispatch:
 
     def _decide_probes(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         slots = self._settings.agent.probe_slots
-        used = Counter(pending.agent for pending in book.probing.values())
+        used = Counter(pending.agent for pending in book.probing.values() if not pending.answered)
         spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free})
         for waiting in book.unprobed.take(draft.now_s, spread.free_slots):
             job = draft.job(waiting.job_id)
@@ -207,10 +208,19 @@ class Dispatch:
                 hand_back(draft, lease, rules, f"{report.agent} restarted")
             elif lease_id not in report.held and self._is_late(draft, book.leased_at_s.get(lease_id)):
                 hand_back(draft, lease, rules, f"{report.agent} does not hold it")
+        self._reconcile_probes(draft, book, report)
+
+    def _reconcile_probes(self, draft: Draft, book: Book, report: AgentReport) -> None:
+        answered = _ended_probes(report)
         for order_id, pending in list(book.probing.items()):
-            if pending.agent != report.agent or order_id in report.held:
+            if pending.agent != report.agent:
                 continue
-            if self._is_late(draft, pending.sent_at_s) or order_id in _ended_probes(report):
+            if order_id in report.held:
+                if order_id in answered:
+                    book.probing[order_id] = replace(pending, answered=True)
+            elif pending.answered or order_id in answered:
+                del book.probing[order_id]
+            elif self._is_late(draft, pending.sent_at_s):
                 del book.probing[order_id]
                 requeue_probe(draft, book, pending)
 

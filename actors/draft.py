@@ -33,7 +33,7 @@ class Draft:
         self._sessions: dict[str, UploadSession] = {}
         self._session_of_job: dict[str, UploadSession | None] = {}
         self._parts: list[PartDone] = []
-        self._idempotency: list[IdempotencyRecord] = []
+        self._idempotency: dict[tuple[str, str], IdempotencyRecord] = {}
         self._outbox: list[OutboxRecord] = []
         self._keys: list[ApiKey] = []
         #: Leases to be told to stop once this is durable, by agent.
@@ -72,7 +72,7 @@ class Draft:
 
         Raises: Conflict where the table has no such arrow.
         """
-        after = job.after(event, **changes)
+        after = job.after(event, version=self._version(job), **changes)
         self._jobs[job.id] = after
         self._record(after, event, payload or {})
         return after
@@ -129,11 +129,11 @@ class Draft:
         self._parts.extend(parts)
 
     def spend(self, record: IdempotencyRecord) -> None:
-        self._idempotency.append(record)
+        self._idempotency[record.user_id, record.key] = record
 
     def spent(self, user_id: str, key: str) -> IdempotencyRecord | None:
         """Return what this very turn has accepted under an Idempotency-Key."""
-        return next((r for r in self._idempotency if (r.user_id, r.key) == (user_id, key)), None)
+        return self._idempotency.get((user_id, key))
 
     def put_key(self, key: ApiKey) -> None:
         self._keys.append(key)
@@ -162,15 +162,15 @@ class Draft:
                 )
             )
 
-    def _version(self, job_id: str) -> int:
-        known = self._base_version.get(job_id)
-        return self._book.jobs[job_id].version if known is None else known
+    def _version(self, job: Job) -> int:
+        """Return what a job's version will be: one more than the ledger's, however often it changes in this turn."""
+        if job.id in self._new:
+            return job.version
+        known = self._base_version.get(job.id)
+        return 1 + (self._book.jobs[job.id].version if known is None else known)
 
     def seal(self) -> Batch:
-        """Return what the ledger must write; each changed job's version grows by one."""
-        for job_id, job in self._jobs.items():
-            if job_id not in self._new:
-                self._jobs[job_id] = replace(job, version=self._version(job_id) + 1)
+        """Return what the ledger must write."""
         told = {record.job_id for record in self._events}
         return Batch(
             jobs_new=[job for job_id, job in self._jobs.items() if job_id in self._new],
@@ -180,7 +180,7 @@ class Draft:
             leases_ended=[lease_id for lease_id in self._ended if lease_id not in self._granted],
             sessions=list(self._sessions.values()),
             parts=self._parts,
-            idempotency=self._idempotency,
+            idempotency=list(self._idempotency.values()),
             outbox=self._outbox,
             keys=self._keys,
         )

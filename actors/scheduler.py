@@ -44,6 +44,7 @@ from rayhaul.ledger.base import (
 from rayhaul.log import redacted
 from rayhaul.metrics import JOBS_CREATED, LEDGER_COMMIT, TICK_ERRORS, Meter, Snapshot, merge
 from rayhaul.policy.naming import object_key
+from rayhaul.policy.queueing import shares_of
 from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Scheduler:
         self._clock = clock
         self._new_id = new_id
         self._meter: Meter = rules.meter
-        self._book = Book()
+        self._book = Book(shares_of(settings.queue))
         self._dispatch = Dispatch(ledger=ledger, pool=pool, settings=settings, bucket=bucket, new_id=new_id)
         self._inbox: list[_Call] = []
         self._wake = asyncio.Event()
@@ -153,6 +154,9 @@ class Scheduler:
             _refuse(calls, error)
             raise
         draft.merge(batch)
+        if not batch.is_empty:
+            # What has just become true (a job is here, its metadata is, a slot is free) is decided on at once.
+            self._wake.set()
         for call, answer in answers:
             _settle(call.answer, answer)
         await self._dispatch.act(draft, self._book)

@@ -96,6 +96,14 @@ class ScalingSettings(_Group):
     agents_min: int = Field(1, ge=0, description="Agents never fall below this.")
     agents_max: int = Field(8, gt=0, description="Agents never rise above this.")
     cooldown_s: float = Field(180, ge=0, description="Quiet time after a change, seconds.")
+    scale_in_window_s: float = Field(
+        300, ge=0, description="How long load must have been low before an agent is drained, seconds."
+    )
+    scale_in_margin_pct: float = Field(
+        15, gt=0, lt=85, description="Low load: with one agent fewer it would stay this far under 85 %."
+    )
+    scale_in_share_pct: int = Field(10, gt=0, le=50, description="Most agents drained at once, of all; at least one.")
+    smoothing_s: float = Field(15, ge=0, description="Load is averaged over about this long, seconds; 0: not at all.")
 
 
 class AgentSettings(_Group):
@@ -104,6 +112,17 @@ class AgentSettings(_Group):
     connections_max: int = Field(64, gt=0, description="Connections one agent opens to sources at once.")
     memory_bytes_max: int = Field(256 * MIB, gt=0, description="Memory for buffered parts, per agent.")
     bandwidth_bytes_per_s_max: int | None = Field(None, gt=0, description="Bandwidth of one agent; empty: no limit.")
+
+
+class QueueSettings(_Group):
+    share_high: int = Field(
+        16, gt=0, le=1000, description="Starts of high jobs for each `share_low` of low ones, while both wait."
+    )
+    share_normal: int = Field(4, gt=0, le=1000, description="The same for normal jobs.")
+    share_low: int = Field(1, gt=0, le=1000, description="The same for low jobs: they never starve.")
+    running_per_user_max: int | None = Field(
+        None, gt=0, description="Jobs of one user that run at once; empty: no limit."
+    )
 
 
 class LivenessSettings(_Group):
@@ -159,6 +178,7 @@ class Settings(BaseSettings):
     transfer: TransferSettings = TransferSettings()
     scaling: ScalingSettings = ScalingSettings()
     agent: AgentSettings = AgentSettings()
+    queue: QueueSettings = QueueSettings()
     liveness: LivenessSettings = LivenessSettings()
     hosts: HostsSettings = HostsSettings()
     api: ApiSettings = ApiSettings()

@@ -181,11 +181,11 @@ class World:
 
     # --- the course of things ---
 
-    async def submit(self, count: int) -> None:
+    async def submit(self, count: int, *, user: str = "u") -> None:
         """Submit jobs as a client would: again, with the same key, until they are accepted."""
         specs = tuple(JobSpec(url=f"https://origin.example/{self.new_id('file')}") for _ in range(count))
         key = (self.new_id("key"), "fingerprint")
-        submission = Submission(user_id="u", correlation_id="correlation", specs=specs, idempotency=key)
+        submission = Submission(user_id=user, correlation_id="correlation", specs=specs, idempotency=key)
         while True:
             asked = asyncio.create_task(self.scheduler.submit(submission))
             await self.step()
