@@ -82,7 +82,7 @@ class Outgoing:
     async def settle(self) -> None:
         """Return when nobody iterates any more. The library may end a PUT while its task still waits for the source."""
         task = self._task
-        if task is not None and not task.done():
+        if task is not None and task is not asyncio.current_task() and not task.done():
             task.cancel()
             await asyncio.wait([task])
 

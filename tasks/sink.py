@@ -31,6 +31,8 @@ from tasks.store_puts import Put, StorePuts
 
 #: AWS may be silent for a while over a Complete of thousands of parts, and over a PUT while it flushes.
 STALL_TIMEOUT_S = 60.0
+#: S3's own limit; stores with another one give the same pages.
+_PAGE_MAX = 1000
 _PAGES_MAX = 100
 #: An abort may miss parts that were on their way (S3, AbortMultipartUpload).
 _ABORTS_MAX = 5
@@ -229,6 +231,7 @@ class Sink:
                 Key=key,
                 UploadId=upload_id,
                 PartNumberMarker=found[-1].number if found else 0,
+                MaxParts=_PAGE_MAX,
             )
             answer = await self._calls.told("list_parts", ask)
             found += [
@@ -244,7 +247,13 @@ class Sink:
         found: list[OpenUpload] = []
         marker: dict[str, Any] = {}
         for _ in range(_PAGES_MAX):
-            ask = partial(self._calls.client.list_multipart_uploads, Bucket=self.bucket, Prefix=prefix, **marker)
+            ask = partial(
+                self._calls.client.list_multipart_uploads,
+                Bucket=self.bucket,
+                Prefix=prefix,
+                MaxUploads=_PAGE_MAX,
+                **marker,
+            )
             answer = await self._calls.told("list_multipart_uploads", ask)
             found += [
                 OpenUpload(key=upload["Key"], upload_id=upload["UploadId"], initiated_at=upload["Initiated"])

@@ -103,6 +103,8 @@ class _Transfer:
         self._size_bytes_max = min(order.size_bytes_max or settings.size_bytes_max, settings.size_bytes_max)
         self._memory = memory
         self._held_bytes = 0
+        #: Bytes of parts that were read, and so count as progress, but are not in the store yet.
+        self._unplaced_bytes = 0
         self._expected = expected
         self._needs_order = expected is not None and expected.needs_order
         self._hasher = Hasher(expected)
@@ -123,6 +125,9 @@ class _Transfer:
         except* RangeIgnored:
             _log.warning("the source does not serve the ranges it promised: going on with one stream")
         self._upload.forget_parts()
+        self._control.progress(-self._unplaced_bytes)
+        self._unplaced_bytes = 0
+        self.free_all()
         self._hasher = self._hasher.fresh()
         return await self._in_one_stream()
 
@@ -213,6 +218,7 @@ class _Transfer:
             self._control.progress(-kept.size_bytes)
         if kept is None or (kept.size_bytes, kept.crc64nvme) != (len(part.data), crc64nvme(part.data)):
             await self._tries.again(partial(self._upload.send, number, len(part.data), part.data))
+        self._unplaced_bytes -= len(part.data)
         self._free(part.granted_bytes)
 
     async def _fetched(self, plan: PartPlan) -> AsyncGenerator[_Part, None]:
@@ -221,7 +227,7 @@ class _Transfer:
             first_byte, end_byte = byte_range(plan, number)
             granted_bytes = await self._hold(end_byte - first_byte)
             data = await self._tries.again(partial(self._fetch_range, first_byte, end_byte))
-            yield _Part(data, granted_bytes, is_last=number == plan.parts_count)
+            yield self._read(data, granted_bytes, is_last=number == plan.parts_count)
 
     async def _cut(self, body: AsyncIterator[bytes]) -> AsyncGenerator[_Part, None]:
         """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""
@@ -234,12 +240,16 @@ class _Transfer:
             rest = memoryview(piece)
             while rest:
                 if len(data) == part_bytes:
-                    yield _Part(data, granted_bytes, is_last=False)
+                    yield self._read(data, granted_bytes, is_last=False)
                     granted_bytes, data = await self._hold(part_bytes), bytearray()
                 taken = rest[: part_bytes - len(data)]
                 data += taken
                 rest = rest[len(taken) :]
-        yield _Part(data, granted_bytes, is_last=True)
+        yield self._read(data, granted_bytes, is_last=True)
+
+    def _read(self, data: bytearray, granted_bytes: int, *, is_last: bool) -> _Part:
+        self._unplaced_bytes += len(data)
+        return _Part(data, granted_bytes, is_last)
 
     async def _fetch_range(self, first_byte: int, end_byte: int) -> bytearray:
         async with self._intake.range(first_byte, end_byte) as body:

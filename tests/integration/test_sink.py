@@ -321,6 +321,9 @@ async def test_cancelling_a_put_is_quick_and_clean(sink: Sink, key: str) -> None
             waiting.set()
             await asyncio.Event().wait()
         finally:
+            # A body takes a moment to be closed.
+            for _ in range(100):
+                await asyncio.sleep(0)
             ended.set()
 
     task = asyncio.create_task(sink.put_part(key, upload_id, 1, PART, endless()))
