@@ -124,6 +124,8 @@ class Upload:
 
     async def _opened(self) -> UploadSession:
         order = self._order
+        if order.epoch > 1 and order.context.job_id in order.key:
+            await self._clear_away()
         self._control.check()
         upload_id = await self._sink.create(
             order.key,
@@ -145,6 +147,15 @@ class Upload:
         )
         await self._control.opened(session)
         return session
+
+    async def _clear_away(self) -> None:
+        """Abort uploads under this job's own key: of an agent that died before it could tell, or that should stop.
+
+        A key that the caller named may be somebody else's too, and is left alone.
+        """
+        for stranger in await self._sink.list_uploads(self._order.key):
+            if stranger.key == self._order.key:
+                await self._sink.abort(stranger.key, stranger.upload_id)
 
     async def _kept(self, session: UploadSession, parts_count: int) -> dict[int, PartDone]:
         known = {

@@ -32,7 +32,7 @@ from rayhaul.errors import (
 )
 from rayhaul.job import JobResult
 from rayhaul.lease import JobContext, PartDone, TransferOrder, UploadSession
-from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
+from rayhaul.metrics import SINK_REQUESTS, SINK_RETRIES_EXHAUSTED, Meter
 from rayhaul.policy.planning import PARTS_MAX
 from rayhaul.settings import MIB, EgressSettings, SourceSettings, TransferSettings
 from serve_app.seaweed import Seaweed
@@ -713,3 +713,23 @@ async def test_memory_is_shared_and_never_exceeded(bench: Bench) -> None:
         await bench.check(order, result, 3 * PART)
     assert bench.memory.peak_bytes <= 3 * PART
     assert bench.memory.used_bytes == 0
+
+
+async def test_upload_of_an_agent_that_died_untold(bench: Bench) -> None:
+    """An upload that an earlier lease could not tell of is aborted; under a key that the caller named it stays."""
+    order = await bench.order(3 * PART)
+    for key, left in ((f"{bench.prefix}/job_1/file.bin", 0), (f"{bench.prefix}/named.bin", 1)):
+        await bench.sink.create(key, content_type="text/plain", filename="f", metadata={})
+        result = await bench.run(replace(order, key=key, epoch=2))
+        assert result.parts_count == 3
+        assert len(await bench.sink.list_uploads(key)) == left
+
+
+async def test_first_lease_looks_for_no_strangers(bench: Bench) -> None:
+    """The usual case costs no listing."""
+    order = await bench.order(3 * PART)
+    await bench.run(replace(order, key=f"{bench.prefix}/job_1/file.bin"))
+    counted = bench.sink.meter.snapshot().counters
+    before = counted.get((SINK_REQUESTS.name, ("list_multipart_uploads", "ok")), 0)
+    await bench.run(replace(order, key=f"{bench.prefix}/job_1/other.bin"))
+    assert bench.sink.meter.snapshot().counters.get((SINK_REQUESTS.name, ("list_multipart_uploads", "ok")), 0) == before
