@@ -41,6 +41,9 @@ _DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
+_REAP_TIMEOUT_S = 5.0
+#: In the environment of every process that Ray starts for us: how those that outlive `up` are told from all others.
+_MARK = "RAYHAUL_EMBEDDED_IN"
 _DASHBOARD_PORT = 8265
 _PORTS_LOOKED_AT = 100
 #: HAProxy's socket lies in Ray's temporary directory, below a node id of 56 characters, in at most 97 in all.
@@ -116,7 +119,7 @@ class EmbeddedCluster:
         place = self._place
         self._stack.enter_context(_locked(place.data_dir))
         # We hold the lock: whatever still runs for this directory lost its `up` to a SIGKILL, and holds its ports.
-        _reap(place.token_path)
+        _reap(place.data_dir)
         _check_disk(place.data_dir)
         _check_port(place.host, place.port)
         settings = self._with_bucket()
@@ -191,7 +194,7 @@ class EmbeddedCluster:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(temp_dir),
         )
-        self._stack.callback(_reap, place.token_path)
+        self._stack.callback(_reap, place.data_dir)
         self._stack.callback(ray.shutdown)
         return f"http://{context.dashboard_url}"
 
@@ -203,6 +206,7 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
     stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
     return {
+        _MARK: str(place.data_dir),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(place.token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -238,13 +242,28 @@ def _locked(data_dir: Path) -> IO[str]:
     return lock
 
 
-def _reap(token_path: Path) -> None:
-    """Kill what a killed cluster of this data directory left behind: HAProxy, mostly; all else dies with `up`."""
-    mark = os.fsencode(f"RAY_AUTH_TOKEN_PATH={token_path}\0")
+def _reap(data_dir: Path) -> None:
+    """Kill what is left of a cluster of this data directory, until nothing is.
+
+    HAProxy detaches itself and outlives a killed `up`; and for a moment there are others that would start it again.
+    """
+    deadline_s = time.monotonic() + _REAP_TIMEOUT_S
+    while (left := _carrying(data_dir)) and time.monotonic() < deadline_s:
+        for pid in left:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_READY_POLL_S)
+
+
+def _carrying(data_dir: Path) -> list[int]:
+    """Return the processes, but for this one, that a cluster of this data directory started."""
+    mark = os.fsencode(f"{_MARK}={data_dir}\0")
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if int(entry.name) != os.getpid() and mark in (entry / "environ").read_bytes() + b"\0":
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
+    return found
 
 
 def _check_disk(data_dir: Path) -> None:
