@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rayhaul tasks actors serve_app dashboards tests bench/scaling
+SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
 .PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill bench simulate docs clean
 

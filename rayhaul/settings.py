@@ -115,11 +115,11 @@ class AgentSettings(_Group):
 
 
 class QueueSettings(_Group):
-    share_high: int = Field(
-        16, gt=0, le=1000, description="Starts of high jobs for each `share_low` of low ones, while both wait."
-    )
-    share_normal: int = Field(4, gt=0, le=1000, description="The same for normal jobs.")
-    share_low: int = Field(1, gt=0, le=1000, description="The same for low jobs: they never starve.")
+    """How free slots are divided between waiting jobs. Shares are relative to each other, and count while both wait."""
+
+    share_high: int = Field(16, gt=0, le=1000, description="Starts of high jobs, against the other two shares.")
+    share_normal: int = Field(4, gt=0, le=1000, description="Starts of normal jobs, against the other two shares.")
+    share_low: int = Field(1, gt=0, le=1000, description="Starts of low jobs, against the other two shares.")
     running_per_user_max: int | None = Field(
         None, gt=0, description="Jobs of one user that run at once; empty: no limit."
     )
