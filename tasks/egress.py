@@ -11,6 +11,7 @@ Laws of this file:
 import asyncio
 import base64
 import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -68,6 +69,7 @@ class _Refused(OSError):
         super().__init__("refused by the egress guard")
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 #: What goes wrong before the headers are in; the first match counts. The subclasses stand before their bases.
 _BEFORE_HEADERS: tuple[tuple[type[Exception], type[SourceError], str], ...] = (
     (TimeoutError, SourceTimeout, "{host} did not answer in time."),
@@ -161,11 +163,25 @@ class GuardedConnector(aiohttp.TCPConnector):
         return connection
 
 
+def _readable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
+    """Return the headers with what is not UTF-8 read as ISO-8859-1 (RFC 9110 5.5); aiohttp leaves half surrogates."""
+    if not any(_SURROGATES.search(value) for value in headers.values()):
+        return headers
+    return CIMultiDictProxy(
+        CIMultiDict(
+            (name, value.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATES.search(value) else value)
+            for name, value in headers.items()
+        )
+    )
+
+
 class Answer:
     """A response whose headers are in. The body is read piece by piece and never decoded."""
 
     def __init__(self, response: aiohttp.ClientResponse, meter: Meter, *, stall_timeout_s: float) -> None:
         self._response = response
+        #: Of characters that every database and JSON reader takes.
+        self.headers = _readable(response.headers)
         self._meter = meter
         self._host = response.url.raw_host or ""
         # None where the whole body is in already.
@@ -181,10 +197,6 @@ class Answer:
     @property
     def status(self) -> int:
         return self._response.status
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        return self._response.headers
 
     @property
     def final_url(self) -> str:

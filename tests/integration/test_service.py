@@ -290,3 +290,17 @@ async def test_same_key_fifty_times_at_once(service: Service, origin: Origin) ->
         jobs = await asyncio.gather(*(alice.submit(url, idempotency_key="the-one") for _ in range(50)))
         assert len({job.id for job in jobs}) == 1
         assert len((await alice.list()).jobs) == 1
+
+
+async def test_headers_that_are_no_text(alice: AsyncClient, origin: Origin) -> None:
+    """An origin whose headers hold any bytes harms nobody: its job ends, and the list can still be read."""
+    raw = (
+        b'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nETag: "\xff\xfe"\r\nContent-Type: \xff/x\r\nLast-Modified: \xfe\r\n'
+        b'Content-Disposition: attachment; filename="\xff\xfe.bin"\r\nConnection: close\r\n\r\nx'
+    )
+    job = await finished(alice, (await alice.submit(origin.add("odd.bin", raw=raw))).id)
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert job.metadata is not None
+    assert job.metadata.etag == '"\u00ff\u00fe"'
+    assert [listed.id for listed in (await alice.list()).jobs] == [job.id]
+    await alice.wait((await alice.submit(origin.add("next.bin", size=5))).id, timeout_s=20)
