@@ -1,4 +1,4 @@
-"""The waiting queue as one would write it without a thought for speed: the reference that the real one is held against."""
+"""The waiting queue written without a thought for speed: the reference that the real one is held against."""
 
 import itertools
 from collections import Counter
