@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 
+from actors.fitness import unfit
 from actors.holding import Held, Rate, key_of, progress_of
 from actors.outbox import Control, Outbox
 from actors.ports import Reports
@@ -36,7 +37,7 @@ from rayhaul.lease import (
 )
 from rayhaul.log import bind, bind_job
 from rayhaul.metrics import AGENT_ERRORS, Meter
-from rayhaul.settings import Settings
+from rayhaul.settings import AgentSettings, Settings
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
 from tasks.probe import probe
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 #: Longest wait for the answer to a report; then the same is reported again.
 _REPORT_TIMEOUT_S = 15.0
 _REPORT_AGAIN_S = 0.3
+#: Time between two looks at disk and memory.
+_JUDGE_S = 5.0
 
 
 class Agent:
@@ -62,6 +65,7 @@ class Agent:
         meter: Meter,
         new_id: NewId,
         rng: Random,
+        unfit: Callable[[AgentSettings], str | None] = unfit,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +78,10 @@ class Agent:
         self._meter = meter
         self._new_id = new_id
         self._rng = rng
+        self._judge = unfit
+        self._judged_at_s = float("-inf")
+        self._unfit: str | None = None
+        self.superseded = False
         self._clock = clock
         self._monotonic = monotonic
         self._memory = ByteBudget(settings.agent.memory_bytes_max)
@@ -97,6 +105,8 @@ class Agent:
                 for held in self._held.values():
                     if held.task is not None:
                         held.task.cancel()
+            if self.superseded:
+                return
             with suppress(RayhaulError, TimeoutError):
                 await self._send(self._compose(leaving=True))
 
@@ -195,6 +205,7 @@ class Agent:
                     agent_rate=self._rate,
                     check_fence=self.check_fence,
                     new_id=self._new_id,
+                    monotonic=self._monotonic,
                 ),
                 settings=self._settings.transfer,
                 memory=self._memory,
@@ -272,6 +283,10 @@ class Agent:
         self._acknowledged_at_s = sent_at_s
         self._outbox.settle(reply)
         await self.revoke(sorted(reply.revoked))
+        if reply.superseded:
+            log.error("another life of this agent reports as well: this one ends")
+            self.superseded = True
+            await self.stop()
 
     async def _send(self, report: AgentReport) -> ReportReply:
         async with asyncio.timeout(_REPORT_TIMEOUT_S):
@@ -285,6 +300,14 @@ class Agent:
                 if not held.lost:
                     log.warning(error.message, extra={"jobId": held.order.context.job_id, "code": error.code})
                 held.lose()
+
+    def _judged(self, now_s: float) -> str | None:
+        if now_s - self._judged_at_s >= _JUDGE_S:
+            found, self._judged_at_s = self._judge(self._settings.agent), now_s
+            if found != self._unfit:
+                log.warning("unfit: %s", found) if found else log.info("fit again")
+            self._unfit = found
+        return self._unfit
 
     def _compose(self, *, leaving: bool = False) -> AgentReport:
         self._seq += 1
@@ -303,6 +326,7 @@ class Agent:
                 memory_bytes_max=self._settings.agent.memory_bytes_max,
             ),
             draining=self._draining,
+            unfit=self._judged(now_s),
             leaving=leaving,
             held=frozenset(self._held),
             progress=tuple(progress),

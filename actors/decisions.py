@@ -8,12 +8,24 @@ Laws of this file:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from random import Random
 from typing import Any
 
+from actors.book import Book
 from actors.draft import Draft
 from actors.ports import Command
-from rayhaul.errors import AgentLost, ChecksumMismatch, Conflict, Failure, RequeuesExhausted, SourceChanged, UploadLost
+from rayhaul.errors import (
+    AgentLost,
+    ChecksumMismatch,
+    Conflict,
+    Failure,
+    NotFound,
+    RequeuesExhausted,
+    SinkRefused,
+    SourceChanged,
+    UploadLost,
+)
 from rayhaul.job import Job, JobEvent, JobStatus, Metadata
 from rayhaul.lease import (
     Aborted,
@@ -40,7 +52,7 @@ from rayhaul.metrics import (
     REQUEUES,
     Meter,
 )
-from rayhaul.policy import retry
+from rayhaul.policy import parking, retry
 from rayhaul.policy.naming import object_key
 from rayhaul.settings import LivenessSettings, TransferSettings
 
@@ -67,7 +79,7 @@ def hear(draft: Draft, notice: Notice, rules: Rules) -> bool:
         case ProbeFailed():
             return _probe_failed(draft, notice, rules)
         case Aborted():
-            return _aborted(draft, notice, rules)
+            return _aborted(draft, notice)
         case _:
             return _hear_under_lease(draft, notice, rules)
 
@@ -78,7 +90,7 @@ def _hear_under_lease(
     lease = draft.lease(notice.lease_id)
     job = draft.job(notice.job_id)
     if lease is None or lease.epoch != notice.epoch or job is None or job.is_final:
-        rules.meter.inc(FENCED_WRITES, type(notice).__name__)
+        draft.count(FENCED_WRITES, type(notice).__name__)
         if isinstance(notice, SessionOpened) and draft.session(notice.session.session_id) is None:
             # The upload exists all the same: somebody has to abort it.
             draft.put_session(notice.session, SessionState.ABORTING)
@@ -88,11 +100,13 @@ def _hear_under_lease(
             draft.put_session(notice.session, SessionState.OPEN)
         case PartsDone():
             draft.put_parts(notice.parts)
+            draft.accepted_by_sink(job.id)
         case CommitAsked():
             if job.status is JobStatus.DOWNLOADING:
                 draft.transition(job, JobEvent.UPLOADING, {"agent": lease.agent, "epoch": lease.epoch})
         case Transferred():
-            _complete(draft, job, lease, notice, rules)
+            _complete(draft, job, lease, notice)
+            draft.accepted_by_sink(job.id)
         case LeaseFailed():
             draft.end(lease)
             fail_attempt(draft, job, notice.failure, rules, {"agent": lease.agent, "epoch": lease.epoch})
@@ -106,8 +120,8 @@ def _probed(draft: Draft, notice: Probed, rules: Rules) -> bool:
     found = notice.metadata
     key = job.key or object_key(rules.key_prefix, job.id, job.spec.key, found.filename)
     draft.transition(job, JobEvent.METADATA, _told(found), metadata=found, key=key, next_attempt_at=None)
-    rules.meter.observe(METADATA_FETCH, found.fetch_ms / 1000)
-    rules.meter.observe(METADATA_READY, (draft.now - job.created_at).total_seconds())
+    draft.observe(METADATA_FETCH, found.fetch_ms / 1000)
+    draft.observe(METADATA_READY, (draft.now - job.created_at).total_seconds())
     return True
 
 
@@ -132,16 +146,16 @@ def _probe_failed(draft: Draft, notice: ProbeFailed, rules: Rules) -> bool:
     return True
 
 
-def _aborted(draft: Draft, notice: Aborted, rules: Rules) -> bool:
+def _aborted(draft: Draft, notice: Aborted) -> bool:
     session = draft.session(notice.session_id)
     if session is None or session.state is not SessionState.ABORTING:
         return False
     draft.put_session(session, SessionState.ABORTED)
-    rules.meter.inc(ORPHAN_UPLOADS)
+    draft.count(ORPHAN_UPLOADS)
     return True
 
 
-def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred, rules: Rules) -> None:
+def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None:
     told = {"agent": lease.agent, "epoch": lease.epoch}
     if job.status is JobStatus.DOWNLOADING:
         job = draft.transition(job, JobEvent.UPLOADING, told)
@@ -168,17 +182,21 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred, rules: 
         completed_at=draft.now,
         next_attempt_at=None,
     )
-    rules.meter.inc(JOBS_FINISHED, "completed", "none", "none")
-    rules.meter.observe(JOB_DURATION, (draft.now - job.created_at).total_seconds())
+    draft.count(JOBS_FINISHED, "completed", "none", "none")
+    draft.observe(JOB_DURATION, (draft.now - job.created_at).total_seconds())
 
 
 def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:
     """Decide what follows a failed attempt: another one later, or the end."""
     if failure.code == ChecksumMismatch.code:
-        rules.meter.inc(CHECKSUM_MISMATCHES)
+        draft.count(CHECKSUM_MISMATCHES)
+    if failure.code == SinkRefused.code and not parking.is_own_fault(draft.parking, job.id):
+        _park(draft, job, failure, rules, told)
+        return
+    draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
     verdict = retry.decide(failure, attempt=job.attempt, settings=rules.transfer, now=draft.now, rng=rules.rng)
     if isinstance(verdict, retry.GiveUp):
-        give_up(draft, job, failure, rules, told, dead_letter=failure.retryable)
+        give_up(draft, job, failure, told, dead_letter=failure.retryable)
         return
     changes: dict[str, Any] = {"next_attempt_at": verdict.at, "error": failure, "attempt": job.attempt}
     if failure.code in _START_OVER:
@@ -186,12 +204,21 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
         changes["metadata"] = None
     payload = {**told, **_why(failure), "nextAttemptAt": verdict.at.isoformat(), "attempt": job.attempt}
     draft.transition(job, JobEvent.REQUEUED, payload, **changes)
-    rules.meter.inc(REQUEUES, failure.code)
+    draft.count(REQUEUES, failure.code)
 
 
-def give_up(
-    draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any], *, dead_letter: bool
-) -> None:
+def _park(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:
+    """Hand a job back uncharged, and start no others, until the bucket takes something again."""
+    draft.refused_by_sink(job.id, failure.message, park_s=rules.liveness.park_s)
+    # Behind the others: where it is this job that the bucket does not take, they show it.
+    behind_s = rules.liveness.park_s + max(0.0, (draft.parking.until_s or draft.now_s) - draft.now_s)
+    at = draft.now + timedelta(seconds=behind_s)
+    payload = {**told, **_why(failure), "parked": True, "nextAttemptAt": at.isoformat()}
+    draft.transition(job, JobEvent.REQUEUED, payload, attempt=job.attempt - 1, error=failure, next_attempt_at=at)
+    draft.count(REQUEUES, failure.code)
+
+
+def give_up(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any], *, dead_letter: bool) -> None:
     """Fail a job for good; abort its upload; put it into the dead-letter queue where deliveries ran out."""
     draft.revoke_job(job.id)
     _drop_session(draft, job)
@@ -200,7 +227,7 @@ def give_up(
     if dead_letter:
         draft.transition(job, JobEvent.DEADLETTERED, _why(failure), dead_lettered_at=draft.now)
         draft.dead_letters_delta += 1
-    rules.meter.inc(JOBS_FINISHED, "failed", failure.fault, failure.code)
+    draft.count(JOBS_FINISHED, "failed", failure.fault, failure.code)
 
 
 def _why(failure: Failure) -> Mapping[str, Any]:
@@ -213,28 +240,44 @@ def _drop_session(draft: Draft, job: Job) -> None:
         draft.put_session(session, SessionState.ABORTING)
 
 
-def hand_back(draft: Draft, lease: Lease, rules: Rules, why: str) -> None:
-    """Take a lease from an agent that is lost or stuck, and requeue its job; too many times, and the job fails."""
+def hand_back(
+    draft: Draft, lease: Lease, rules: Rules, why: str, *, code: str = AgentLost.code, charged: bool = True
+) -> None:
+    """Take a lease from an agent that is lost or stuck, and requeue its job; charged too many times, the job fails."""
     draft.end(lease)
     job = draft.job(lease.job_id)
     if job is None or job.status not in (JobStatus.DOWNLOADING, JobStatus.UPLOADING):
         return
-    failure = AgentLost(why).failure()
-    requeues = job.requeues + 1
+    draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
+    failure = replace(AgentLost(why).failure(), code=code)
+    requeues = job.requeues + (1 if charged else 0)
     told = {"agent": lease.agent, "epoch": lease.epoch, "requeues": requeues}
     if requeues > rules.liveness.requeues_max:
         last = RequeuesExhausted(f"handed back {requeues} times; the last time: {why}").failure()
-        give_up(draft, replace(job, requeues=requeues), last, rules, told, dead_letter=True)
+        give_up(draft, replace(job, requeues=requeues), last, told, dead_letter=True)
         return
     draft.revoke_job(job.id)
     # The run did not fail: it is not charged as an attempt.
     draft.transition(
         job, JobEvent.REQUEUED, {**told, **_why(failure)}, requeues=requeues, attempt=job.attempt - 1, error=failure
     )
-    rules.meter.inc(REQUEUES, failure.code)
+    draft.count(REQUEUES, failure.code)
 
 
-def obey(draft: Draft, job: Job, command: Command, rules: Rules) -> Job:
+def refuse_notice(draft: Draft, book: Book, notice: Notice, failure: Failure) -> None:
+    """Fail the job whose notice can not be taken: told again and again, it would be refused for ever."""
+    job = None if isinstance(notice, Aborted) else draft.job(notice.job_id)
+    if job is None or job.status not in (JobStatus.QUEUED, JobStatus.DOWNLOADING, JobStatus.UPLOADING):
+        return
+    if isinstance(notice, Probed | ProbeFailed | Aborted):
+        if job.metadata is not None:
+            return
+    elif notice.lease_id not in book.leases_of_job.get(job.id, ()):
+        return
+    give_up(draft, job, failure, {"notice": type(notice).__name__}, dead_letter=True)
+
+
+def obey(draft: Draft, job: Job, command: Command) -> Job:
     """Carry out a user's command.
 
     Raises: Conflict where the job's state does not allow it.
@@ -246,10 +289,10 @@ def obey(draft: Draft, job: Job, command: Command, rules: Rules) -> Job:
             cancelled = draft.transition(job, JobEvent.CANCELLED, completed_at=draft.now, next_attempt_at=None)
             draft.revoke_job(job.id)
             _drop_session(draft, job)
-            rules.meter.inc(JOBS_FINISHED, "cancelled", "caller", "cancelled")
+            draft.count(JOBS_FINISHED, "cancelled", "caller", "cancelled")
             return cancelled
         case Command.PAUSE:
-            paused = draft.transition(job, JobEvent.PAUSED, next_attempt_at=None)
+            paused = draft.transition(job, JobEvent.PAUSED, next_attempt_at=None, attempt=_uncharged(job))
             draft.revoke_job(job.id)
             return paused
         case Command.RESUME:
@@ -264,8 +307,43 @@ def obey(draft: Draft, job: Job, command: Command, rules: Rules) -> Job:
             return requeued
 
 
+def replay(draft: Draft, job: Job) -> Job:
+    """Give a dead-lettered job another life. Raises: Conflict where it is not dead-lettered."""
+    _check_dead(job)
+    return _start_again(draft, job, "replay")
+
+
+def discard(draft: Draft, job: Job) -> Job:
+    """Take a job out of the dead-letter queue; it stays failed. Raises: Conflict where it is not in there."""
+    _check_dead(job)
+    draft.dead_letters_delta -= 1
+    return draft.change(job, dead_lettered_at=None)
+
+
+def _check_dead(job: Job) -> None:
+    if job.dead_lettered_at is None:
+        raise Conflict("the job is not in the dead-letter queue")
+
+
+def stop_job(draft: Draft, agent: str, job_id: str, rules: Rules) -> Job:
+    """Stop what an agent does for a job and hand the job back, uncharged. Raises: NotFound."""
+    for lease in draft.leases_of_job(job_id):
+        if lease.agent == agent:
+            draft.revokes[agent].append(lease.lease_id)
+            hand_back(draft, lease, rules, "stopped by an operator", charged=False)
+            job = draft.job(job_id)
+            assert job is not None
+            return job
+    raise NotFound
+
+
+def _uncharged(job: Job) -> int:
+    """Return the attempts without the one that is stopped: it did not fail."""
+    return job.attempt - 1 if job.status in (JobStatus.DOWNLOADING, JobStatus.UPLOADING) else job.attempt
+
+
 def _start_again(draft: Draft, job: Job, why: str) -> Job:
-    changes: dict[str, Any] = {"next_attempt_at": None, "completed_at": None, "error": None}
+    changes: dict[str, Any] = {"next_attempt_at": None, "completed_at": None, "error": None, "attempt": _uncharged(job)}
     if job.is_final:
         # The session went with the failure, and the file may have changed since: look at it anew.
         changes |= {"attempt": 0, "requeues": 0, "metadata": None, "started_at": None, "dead_lettered_at": None}

@@ -1,4 +1,4 @@
-"""Who gets what: probes, leases and aborts for the agents, and what is taken back from those that fell silent.
+"""Who gets what: probes, leases and aborts for the agents that take them.
 
 Laws of this file:
 1. `decide` chooses, `act` sends, and between the two stands the commit. After a turn that failed the book is rebuilt.
@@ -7,39 +7,42 @@ Laws of this file:
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from actors.book import AgentRecord, Book, Pending, waiting_of
-from actors.decisions import Rules, hand_back
+from actors.book import AgentRecord, Book, Pending
+from actors.decisions import give_up
 from actors.draft import Draft
+from actors.losses import probes_used
 from actors.ports import AgentPool, QueueView
+from rayhaul.capacity import AgentState, Capacity
 from rayhaul.errors import RayhaulError
 from rayhaul.ids import NewId
 from rayhaul.job import Job, JobEvent, JobStatus
-from rayhaul.lease import AbortOrder, AgentReport, JobContext, Lease, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import AbortOrder, JobContext, Lease, Order, ProbeOrder, SessionState, TransferOrder
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import (
     QUEUE_DEPTH,
     QUEUE_DLQ_DEPTH,
     QUEUE_OLDEST_AGE,
+    SINK_PARKED,
     WORKER_CAPACITY,
     WORKER_CAPACITY_AVG,
     WORKER_OFFLINE,
     WORKERS,
     Meter,
 )
+from rayhaul.policy import parking
 from rayhaul.policy.planning import PARTS_MAX, plan_parts
+from rayhaul.policy.queueing import Waiting, WaitingQueue
+from rayhaul.policy.scaling import average_pct
 from rayhaul.policy.scheduling import Load, Spread
 from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: An agent gets this long to show in its reports what it was sent; then it counts as lost on the way.
-_ARRIVAL_S = 5.0
 #: An abort not confirmed after this long is ordered again.
 _ABORT_AGAIN_S = 60.0
-_AGENTS_LOOK_S = 5.0
 
 
 class Dispatch:
@@ -50,17 +53,23 @@ class Dispatch:
         self._bucket = bucket
         self._new_id = new_id
         self._orders: defaultdict[str, list[Order]] = defaultdict(list)
-        self._agents_looked_at_s = float("-inf")
+        self._taken: list[tuple[WaitingQueue, Waiting]] = []
+        #: Agents that get nothing, because a suspect is apart there.
+        self._closed: set[str] = set()
+        #: Leases that stand and could not be sent yet.
+        self._unsent: list[Lease] = []
 
     def decide(self, draft: Draft, book: Book) -> None:
         """Choose probes, aborts and leases for the free places of the agents that report."""
         self._orders.clear()
-        for queue in (book.waiting, book.unprobed):
+        self._taken.clear()
+        for queue in book.queues:
             # Also while no agent is free: the loop sleeps until what `due_at_s` tells.
             queue.promote(draft.now_s)
-        free = [record for record in book.online_agents() if not record.draining]
+        free = [record for record in book.agents.values() if record.takes_leases]
         if not free:
             return
+        self._decide_apart(draft, book, free)
         self._decide_aborts(draft, book, free)
         self._decide_probes(draft, book, free)
         self._decide_leases(draft, book, free)
@@ -68,27 +77,49 @@ class Dispatch:
     async def act(self, draft: Draft, book: Book) -> None:
         """Send what the commit has made true."""
         now_s = draft.now_s
-        for lease in draft.granted:
-            self._orders[lease.agent].append(await self._transfer_order(book, lease))
+        self._taken.clear()
+        leases, self._unsent = [*self._unsent, *draft.granted], []
+        for lease in leases:
+            if lease.lease_id not in book.leases:
+                continue
+            try:
+                self._orders[lease.agent].append(await self._transfer_order(book, lease))
+            except RayhaulError as error:
+                log.warning("lease not sent yet: %s", error.message, extra={"jobId": lease.job_id, "code": error.code})
+                self._unsent.append(lease)
         for agent, lease_ids in draft.revokes.items():
             await self._pool.revoke(agent, lease_ids)
         for agent, orders in self._orders.items():
+            record = book.agents.get(agent)
+            incarnation = "" if record is None else record.incarnation
             for order in orders:
                 if isinstance(order, ProbeOrder):
-                    book.probing[order.order_id] = Pending(order.context.job_id, agent, now_s)
+                    book.probing[order.order_id] = Pending(order.context.job_id, agent, incarnation, now_s)
                 elif isinstance(order, AbortOrder):
-                    book.aborting[order.session_id] = Pending(order.context.job_id, agent, now_s)
+                    book.aborting[order.session_id] = Pending(order.context.job_id, agent, incarnation, now_s)
             await self._pool.assign(agent, orders)
         self._orders.clear()
-        if now_s - self._agents_looked_at_s >= _AGENTS_LOOK_S:
-            self._agents_looked_at_s = now_s
-            await self._keep_agents()
+
+    def put_back(self, draft: Draft) -> None:
+        """Undo `decide`: what was taken from the queues stands in them again."""
+        for queue, waiting in self._taken:
+            queue.push(waiting, draft.now_s)
+        self._taken.clear()
+        self._orders.clear()
+
+    def _take(self, queue: WaitingQueue, draft: Draft, most: int, **limits: Any) -> Sequence[Waiting]:
+        taken = queue.take(draft.now_s, most, **limits)
+        self._taken.extend((queue, waiting) for waiting in taken)
+        return taken
 
     def _decide_aborts(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         if not book.to_abort:
             return
         names = sorted(record.agent for record in free)
         for index, session in enumerate(book.to_abort.values()):
+            now = draft.session(session.session_id)
+            if now is None or now.state is not SessionState.ABORTING:
+                continue
             sent = book.aborting.get(session.session_id)
             if sent is not None and sent.agent in names and draft.now_s - sent.sent_at_s < _ABORT_AGAIN_S:
                 continue
@@ -104,47 +135,102 @@ class Dispatch:
 
     def _decide_probes(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         slots = self._settings.agent.probe_slots
-        used = Counter(pending.agent for pending in book.probing.values() if not pending.answered)
-        spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free})
-        for waiting in book.unprobed.take(draft.now_s, spread.free_slots):
-            job = draft.job(waiting.job_id)
-            if job is None or job.status is not JobStatus.QUEUED or job.metadata is not None:
-                continue
+        used = probes_used(book)
+        spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free if r.agent not in self._closed})
+        for waiting in self._take(book.unprobed, draft, spread.free_slots):
             agent = spread.take()
             assert agent is not None, "no more jobs are taken than there are free places"
-            self._orders[agent].append(
-                ProbeOrder(
-                    order_id=self._new_id("probe"),
-                    context=_context(job),
-                    url=job.spec.url,
-                    headers=job.spec.headers,
-                    filename=job.spec.filename,
-                    size_bytes_max=job.spec.size_bytes_max,
-                )
-            )
+            self._look_at(draft, waiting, agent)
 
     def _decide_leases(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
-        freed = draft.slots_freed()
-        loads = {
-            r.agent: Load(r.agent, r.capacity.slots, len(book.leases_of_agent.get(r.agent, ())) - freed[r.agent])
-            for r in free
-            if r.capacity.slots > 0
-        }
-        spread = Spread(loads)
-        running_max = self._settings.queue.running_per_user_max
-        for waiting in book.waiting.take(
-            draft.now_s,
-            spread.free_slots,
-            but=frozenset(book.paused),
-            running={} if running_max is None else book.running - draft.jobs_stopped(),
-            running_max=running_max,
-        ):
-            job = draft.job(waiting.job_id)
-            if job is None or job.status is not JobStatus.QUEUED or job.metadata is None:
-                continue
+        spread = Spread(self._loads(draft, book, free))
+        starts_max = parking.starts_max(draft.parking, draft.now_s)
+        most = spread.free_slots if starts_max is None else min(starts_max, spread.free_slots)
+        for waiting in self._take_startable(book.waiting, draft, book, most):
             agent = spread.take()
             assert agent is not None, "no more jobs are taken than there are free slots"
-            self._grant(draft, job, book.agents[agent])
+            self._start(draft, waiting, book.agents[agent])
+
+    def _decide_apart(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
+        """Give suspects agents where nothing else has just begun, and nothing else begins for a while.
+
+        Where there is no such agent, one is kept free of new things until it is.
+        """
+        closed = self._closed = set(book.apart(draft.now_s))
+        if not (book.unprobed_apart.ready_count() or self._may_start_apart(draft, book)):
+            return
+        busy = book.busy_anew(draft.now_s)
+        places = sorted(
+            (load.used, load.agent) for load in self._loads(draft, book, free).values() if load.used < load.slots
+        )
+        for _, agent in places:
+            if agent not in busy and self._give_apart(draft, book, agent):
+                closed.add(agent)
+        waits = book.unprobed_apart.ready_count() or self._may_start_apart(draft, book)
+        kept = next((agent for _, agent in places if agent not in closed), None)
+        if waits and kept is not None:
+            closed.add(kept)
+
+    def _give_apart(self, draft: Draft, book: Book, agent: str) -> bool:
+        for waiting in self._take(book.unprobed_apart, draft, 1):
+            self._look_at(draft, waiting, agent)
+            return True
+        if parking.starts_max(draft.parking, draft.now_s) != 0:
+            for waiting in self._take_startable(book.waiting_apart, draft, book, 1):
+                self._start(draft, waiting, book.agents[agent])
+                return True
+        return False
+
+    @staticmethod
+    def _may_start_apart(draft: Draft, book: Book) -> bool:
+        is_parked = parking.starts_max(draft.parking, draft.now_s) == 0
+        return not is_parked and book.waiting_apart.ready_count(but=draft.paused) > 0
+
+    def _take_startable(self, queue: WaitingQueue, draft: Draft, book: Book, most: int) -> Sequence[Waiting]:
+        running_max = self._settings.queue.running_per_user_max
+        running = {} if running_max is None else book.running - draft.jobs_stopped() + draft.jobs_started()
+        return self._take(queue, draft, most, but=draft.paused, running=running, running_max=running_max)
+
+    def _look_at(self, draft: Draft, waiting: Waiting, agent: str) -> None:
+        job = draft.job(waiting.job_id)
+        if job is None or job.status is not JobStatus.QUEUED or job.metadata is not None:
+            return
+        self._orders[agent].append(
+            ProbeOrder(
+                order_id=self._new_id("probe"),
+                context=_context(job),
+                url=job.spec.url,
+                headers=job.spec.headers,
+                filename=job.spec.filename,
+                size_bytes_max=job.spec.size_bytes_max,
+            )
+        )
+
+    def _loads(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> Mapping[str, Load]:
+        freed = draft.slots_freed()
+        return {
+            record.agent: Load(
+                record.agent,
+                record.capacity.slots,
+                len(book.leases_of_agent.get(record.agent, ())) - freed[record.agent],
+            )
+            for record in free
+            if record.capacity.slots > 0 and record.agent not in self._closed
+        }
+
+    def _start(self, draft: Draft, waiting: Waiting, record: AgentRecord) -> None:
+        job = draft.job(waiting.job_id)
+        if job is None or job.status is not JobStatus.QUEUED or job.metadata is None:
+            return
+        limits = self._settings.liveness
+        try:
+            self._grant(draft, job, record)
+            draft.parking = parking.tried(
+                draft.parking, job.id, draft.now_s, park_s=limits.park_s, park_s_max=limits.park_s_max
+            )
+        except RayhaulError as error:
+            # A job that can not be planned must not stand in the way of all others.
+            give_up(draft, job, error.failure(), {"stage": "planning"}, dead_letter=error.retryable)
 
     def _grant(self, draft: Draft, job: Job, record: AgentRecord) -> None:
         assert job.metadata is not None
@@ -198,46 +284,6 @@ class Dispatch:
             parts_done=() if session is None else tuple(await self._ledger.parts(session.session_id)),
         )
 
-    def reconcile(self, draft: Draft, book: Book, report: AgentReport, rules: Rules) -> None:
-        """Take back what an agent should hold and does not: it restarted, or the order was lost on the way."""
-        for lease_id in list(book.leases_of_agent.get(report.agent, ())):
-            lease = draft.lease(lease_id)
-            if lease is None:
-                continue
-            if lease.incarnation != report.incarnation:
-                hand_back(draft, lease, rules, f"{report.agent} restarted")
-            elif lease_id not in report.held and self._is_late(draft, book.leased_at_s.get(lease_id)):
-                hand_back(draft, lease, rules, f"{report.agent} does not hold it")
-        self._reconcile_probes(draft, book, report)
-
-    def _reconcile_probes(self, draft: Draft, book: Book, report: AgentReport) -> None:
-        answered = _ended_probes(report)
-        for order_id, pending in list(book.probing.items()):
-            if pending.agent != report.agent:
-                continue
-            if order_id in report.held:
-                if order_id in answered:
-                    book.probing[order_id] = replace(pending, answered=True)
-            elif pending.answered or order_id in answered:
-                del book.probing[order_id]
-            elif self._is_late(draft, pending.sent_at_s):
-                del book.probing[order_id]
-                requeue_probe(draft, book, pending)
-
-    @staticmethod
-    def _is_late(draft: Draft, sent_at_s: float | None) -> bool:
-        return sent_at_s is None or draft.now_s - sent_at_s > _ARRIVAL_S
-
-    async def _keep_agents(self) -> None:
-        """Start agents until the fewest that are wanted exist."""
-        try:
-            names = set(await self._pool.names())
-            for number in range(1, self._settings.scaling.agents_min + 1):
-                if f"agent-{number}" not in names:
-                    await self._pool.add(f"agent-{number}")
-        except RayhaulError as error:
-            log.warning("agents could not be listed or started: %s", error.message, extra={"code": error.code})
-
     def gauge(self, book: Book, meter: Meter, queue: QueueView) -> None:
         """Set the gauges that describe this moment."""
         for priority, depth in queue.depth.items():
@@ -245,18 +291,20 @@ class Dispatch:
         meter.set(QUEUE_OLDEST_AGE, queue.oldest_age_s)
         meter.set(QUEUE_DLQ_DEPTH, queue.dead_letters_count)
         states = Counter(str(record.state) for record in book.agents.values())
-        for state in ("online", "draining", "offline"):
+        for state in AgentState:
             meter.set(WORKERS, states[state], state)
-        meter.set(WORKER_OFFLINE, states["offline"])
+        meter.set(WORKER_OFFLINE, states[AgentState.OFFLINE])
+        meter.set(SINK_PARKED, float(book.parking.is_parked))
         meter.clear(WORKER_CAPACITY)
-        online = list(book.online_agents())
-        for record in online:
-            meter.set(WORKER_CAPACITY, record.capacity.capacity_pct, record.agent)
-        meter.set(WORKER_CAPACITY_AVG, sum(r.capacity.capacity_pct for r in online) / len(online) if online else 0.0)
+        for record in book.online_agents():
+            meter.set(WORKER_CAPACITY, average_pct([reading_of(book, record)]) or 0.0, record.agent)
+        readings = [reading_of(book, record) for record in book.agents.values() if record.takes_leases]
+        meter.set(WORKER_CAPACITY_AVG, average_pct(readings) or 0.0)
 
 
-def _ended_probes(report: AgentReport) -> Iterable[str]:
-    return {notice.order_id for notice in report.notices if hasattr(notice, "order_id")}
+def reading_of(book: Book, record: AgentRecord) -> tuple[Capacity, int]:
+    """Return what an agent reported, and how many leases it was given since."""
+    return record.capacity, len(book.leases_of_agent.get(record.agent, ()))
 
 
 def _context(job: Job) -> JobContext:
@@ -267,33 +315,3 @@ def _context(job: Job) -> JobContext:
         attempt=job.attempt,
         traceparent=job.traceparent,
     )
-
-
-def requeue_probe(draft: Draft, book: Book, pending: Pending) -> None:
-    """Put a job whose probe got lost back among those to be probed; one that has its metadata is left alone."""
-    job = draft.job(pending.job_id)
-    if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED or job.id in book.unprobed:
-        return
-    ready_at_s = 0.0 if job.next_attempt_at is None else job.next_attempt_at.timestamp()
-    book.unprobed.push(waiting_of(job, ready_at_s), draft.now_s)
-
-
-def observe_silence(draft: Draft, book: Book, rules: Rules) -> None:
-    """Count agents that have been silent too long as offline, and hand back what they held.
-
-    Repeats itself every turn while an agent is silent, so that a failed commit loses nothing.
-    """
-    for record in book.agents.values():
-        if draft.now_s - record.seen_at_s <= rules.liveness.offline_s:
-            continue
-        if not record.offline:
-            record.offline = True
-            log.warning("agent %s is silent: offline", record.agent, extra={"agentId": record.agent})
-        for lease_id in list(book.leases_of_agent.get(record.agent, ())):
-            lease = draft.lease(lease_id)
-            if lease is not None:
-                hand_back(draft, lease, rules, f"{record.agent} is silent")
-        for order_id, pending in list(book.probing.items()):
-            if pending.agent == record.agent:
-                del book.probing[order_id]
-                requeue_probe(draft, book, pending)

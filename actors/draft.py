@@ -1,8 +1,10 @@
 """One turn's changes before they are durable: what the ledger will be asked to write, and what is done once it has.
 
 A draft reads through to the book and changes nothing in it, so a failed commit leaves no trace: the draft is dropped.
+What is counted and told to agents waits in it too, and happens only once the commit stands.
 """
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,10 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from actors.book import Book
+from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
-from rayhaul.job import EventRecord, Job, JobEvent
+from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, ScalingRecord
+from rayhaul.metrics import Meter, Metric
+from rayhaul.policy import parking
+from rayhaul.policy.scaling import Decision
+
+log = logging.getLogger(__name__)
 
 #: Events a job's webhook is told of.
 _TOLD = frozenset({JobEvent.COMPLETED, JobEvent.FAILED, JobEvent.DEADLETTERED})
@@ -26,11 +34,13 @@ class Draft:
         self._new_id = new_id
         self._jobs: dict[str, Job] = {}
         self._new: set[str] = set()
+        self._changed: set[str] = set()
         self._base_version: dict[str, int] = {}
         self._events: list[EventRecord] = []
         self._granted: dict[str, Lease] = {}
         self._ended: dict[str, Lease] = {}
         self._sessions: dict[str, UploadSession] = {}
+        self._ended_sessions: dict[str, UploadSession] = {}
         self._session_of_job: dict[str, UploadSession | None] = {}
         self._parts: list[PartDone] = []
         self._idempotency: dict[tuple[str, str], IdempotencyRecord] = {}
@@ -39,6 +49,12 @@ class Draft:
         #: Leases to be told to stop once this is durable, by agent.
         self.revokes: defaultdict[str, list[str]] = defaultdict(list)
         self.dead_letters_delta = 0
+        #: Heard from agents, not durable; but what a turn that fails heard is said again.
+        self.parking = book.parking
+        self._paused: frozenset[Priority] | None = None
+        self._scaling: list[ScalingRecord] = []
+        self._counted: list[tuple[Metric, tuple[str, ...]]] = []
+        self._observed: list[tuple[Metric, float]] = []
 
     @property
     def now_s(self) -> float:
@@ -73,9 +89,19 @@ class Draft:
         Raises: Conflict where the table has no such arrow.
         """
         after = job.after(event, version=self._version(job), **changes)
-        self._jobs[job.id] = after
+        self._put(after)
         self._record(after, event, payload or {})
         return after
+
+    def change(self, job: Job, **changes: Any) -> Job:
+        """Change what is noted of a job while its state stays, with no event."""
+        after = replace(job, version=self._version(job), **changes)
+        self._put(after)
+        return after
+
+    def _put(self, job: Job) -> None:
+        self._jobs[job.id] = job
+        self._changed.add(job.id)
 
     def lease(self, lease_id: str) -> Lease | None:
         """Return a lease that is live at this point of the turn."""
@@ -103,6 +129,11 @@ class Draft:
         stopped = {lease.job_id for lease in self._ended.values() if not self.leases_of_job(lease.job_id)}
         return Counter(job.user_id for job_id in stopped if (job := self.job(job_id)) is not None)
 
+    def jobs_started(self) -> Counter[str]:
+        """Return how many jobs were given a lease so far in this turn, by user."""
+        jobs = {lease.job_id: self.job(lease.job_id) for lease in self._granted.values()}
+        return Counter(job.user_id for job in jobs.values() if job is not None)
+
     def revoke_job(self, job_id: str) -> None:
         """End all leases of a job and have their agents told."""
         for lease in self.leases_of_job(job_id):
@@ -114,8 +145,16 @@ class Draft:
             return self._session_of_job[job_id]
         return self._book.open_session(job_id)
 
+    def load_session(self, session: UploadSession) -> None:
+        """Bring in a session that is over, so that it is not taken for an unknown one."""
+        self._ended_sessions[session.session_id] = session
+
     def session(self, session_id: str) -> UploadSession | None:
-        return self._sessions.get(session_id) or self._book.sessions.get(session_id)
+        return (
+            self._sessions.get(session_id)
+            or self._book.sessions.get(session_id)
+            or self._ended_sessions.get(session_id)
+        )
 
     def put_session(self, session: UploadSession, state: SessionState) -> None:
         moved = replace(session, state=state)
@@ -137,6 +176,53 @@ class Draft:
 
     def put_key(self, key: ApiKey) -> None:
         self._keys.append(key)
+
+    @property
+    def paused(self) -> frozenset[Priority]:
+        return frozenset(self._book.paused) if self._paused is None else self._paused
+
+    def pause(self, priorities: frozenset[Priority]) -> None:
+        """Let these priorities be the paused ones."""
+        self._paused = priorities
+
+    def note_scaling(self, decision: Decision) -> None:
+        """Keep a decision about the number of agents with what it was made from."""
+        now = decision.situation
+        self._scaling.append(
+            ScalingRecord(
+                ts=self.now,
+                reason=decision.reason,
+                wanted=decision.wanted,
+                online=now.agents_count,
+                pending=now.agents_pending,
+                draining=now.agents_draining,
+                load_pct=decision.load_pct,
+                jobs_waiting=now.jobs_waiting,
+            )
+        )
+
+    def count(self, metric: Metric, *labels: str) -> None:
+        """Count one, once this is durable."""
+        self._counted.append((metric, labels))
+
+    def observe(self, metric: Metric, value: float) -> None:
+        """Note a value, once this is durable."""
+        self._observed.append((metric, value))
+
+    def accepted_by_sink(self, job_id: str) -> None:
+        """Note that the bucket takes us."""
+        self.parking = parking.accepted(self.parking, job_id, self.now_s)
+
+    def refused_by_sink(self, job_id: str, why: str, *, park_s: float) -> None:
+        """Note that the bucket refuses us."""
+        self.parking = parking.refused(self.parking, job_id, why, self.now_s, park_s=park_s)
+
+    def tell(self, meter: Meter) -> None:
+        """Count what has become true."""
+        for metric, labels in self._counted:
+            meter.inc(metric, *labels)
+        for metric, value in self._observed:
+            meter.observe(metric, value)
 
     def _record(self, job: Job, event: JobEvent, payload: Mapping[str, Any]) -> None:
         record = EventRecord(
@@ -169,12 +255,13 @@ class Draft:
         known = self._base_version.get(job.id)
         return 1 + (self._book.jobs[job.id].version if known is None else known)
 
-    def seal(self) -> Batch:
+    def seal(self, leader_epoch: int | None = None) -> Batch:
         """Return what the ledger must write."""
-        told = {record.job_id for record in self._events}
+        changed = self._changed - self._new
         return Batch(
+            leader_epoch=leader_epoch,
             jobs_new=[job for job_id, job in self._jobs.items() if job_id in self._new],
-            jobs_changed=[job for job_id, job in self._jobs.items() if job_id not in self._new and job_id in told],
+            jobs_changed=[job for job_id, job in self._jobs.items() if job_id in changed],
             events=self._events,
             leases_granted=[lease for lease_id, lease in self._granted.items() if lease_id not in self._ended],
             leases_ended=[lease_id for lease_id in self._ended if lease_id not in self._granted],
@@ -183,11 +270,16 @@ class Draft:
             idempotency=list(self._idempotency.values()),
             outbox=self._outbox,
             keys=self._keys,
+            paused=self._paused,
+            scaling=self._scaling,
         )
 
     def merge(self, batch: Batch) -> None:
         """Bring the book up to what was committed."""
         self._book.dead_letters_count += self.dead_letters_delta
+        self._merge_parking()
+        if batch.paused is not None:
+            self._book.paused = set(batch.paused)
         self._book.merge(
             jobs=(*batch.jobs_new, *batch.jobs_changed),
             granted=batch.leases_granted,
@@ -195,3 +287,12 @@ class Draft:
             sessions=batch.sessions,
             now_s=self.now_s,
         )
+
+    def _merge_parking(self) -> None:
+        was, self._book.parking = self._book.parking, self.parking
+        if was.is_parked and not self.parking.is_parked:
+            log.info("the bucket takes us again: jobs are started")
+        elif self.parking.is_parked and not was.is_parked:
+            log.error(
+                "the bucket refuses us, starts are parked: %s", self.parking.why, extra={"code": SinkRefused.code}
+            )

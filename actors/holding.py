@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from rayhaul.lease import AbortOrder, LeaseProgress, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, ProbeOrder, TransferOrder
 
 #: Weight of the newest second in the bytes/s that are shown.
 _RATE_WEIGHT = 0.3
@@ -36,8 +36,24 @@ class Held:
     rate: Rate = field(default_factory=Rate)
     bytes_done: int = 0
     parts_done: int = 0
+    #: What is being done, in a word or two.
+    doing: str = ""
+    #: When bytes last moved (monotonic).
+    moved_at_s: float | None = None
     #: Set when the lease is not ours any more.
     lost: bool = False
+
+    def move(self, bytes_moved: int, now_s: float) -> None:
+        """Count bytes; negative where some have to be moved again."""
+        self.bytes_done += bytes_moved
+        if bytes_moved > 0:
+            self.moved_at_s = now_s
+
+    def do(self, what: str, now_s: float) -> None:
+        """Note what is being done. Completing the upload moves no bytes, and begins with fresh patience."""
+        if what == COMMITTING != self.doing:
+            self.moved_at_s = now_s
+        self.doing = what
 
     def lose(self) -> None:
         """Stop at once; whatever the order had to tell is not wanted any more."""
@@ -62,11 +78,15 @@ def progress_of(held: Held, now_s: float) -> LeaseProgress | None:
     order = held.order
     if not isinstance(order, TransferOrder):
         return None
+    if held.moved_at_s is None:
+        held.moved_at_s = now_s
     return LeaseProgress(
         lease_id=order.lease_id,
         job_id=order.context.job_id,
         bytes_done=held.bytes_done,
         bytes_per_s=held.rate.measure(now_s),
+        idle_s=max(0.0, now_s - held.moved_at_s),
+        doing=held.doing,
         parts_done=held.parts_done,
         parts_total=None if order.pin.size_bytes is None else order.end_part - order.first_part,
     )

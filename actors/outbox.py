@@ -7,6 +7,7 @@ from actors.holding import Held, Rate
 from rayhaul.errors import LeaseLost
 from rayhaul.ids import NewId
 from rayhaul.lease import (
+    COMMITTING,
     CommitAsked,
     Notice,
     PartDone,
@@ -68,15 +69,18 @@ class Control:
         agent_rate: Rate,
         check_fence: Callable[[], None],
         new_id: NewId,
+        monotonic: Callable[[], float],
     ) -> None:
         self._held = held
+        self._monotonic = monotonic
         self._order = order
         self._outbox = outbox
         self._agent_rate = agent_rate
         self._check_fence = check_fence
         self._new_id = new_id
         held.parts_done = len(order.parts_done)
-        held.bytes_done = sum(part.size_bytes for part in order.parts_done)
+        held.move(sum(part.size_bytes for part in order.parts_done), monotonic())
+        held.do("moving bytes", monotonic())
 
     async def opened(self, session: UploadSession) -> None:
         await self._outbox.tell(
@@ -105,6 +109,7 @@ class Control:
 
     async def ask_commit(self) -> None:
         self.check()
+        self.doing(COMMITTING)
         await self._outbox.tell(
             CommitAsked(
                 notice_id=self._new_id("note"),
@@ -115,10 +120,13 @@ class Control:
         )
 
     def progress(self, bytes_moved: int) -> None:
-        self._held.bytes_done += bytes_moved
+        self._held.move(bytes_moved, self._monotonic())
         if bytes_moved > 0:
             self._held.rate.bytes_total += bytes_moved
             self._agent_rate.bytes_total += bytes_moved
+
+    def doing(self, what: str) -> None:
+        self._held.do(what, self._monotonic())
 
     def check(self) -> None:
         if self._held.lost:

@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from rayhaul.capacity import AgentState, Capacity
-from rayhaul.job import Job, JobSpec, Progress
-from rayhaul.lease import AgentReport, Order, ReportReply
+from rayhaul.job import Job, JobSpec, Priority, Progress
+from rayhaul.lease import AgentReport, Order, ReportReply, UploadSession
 from rayhaul.ledger.base import ApiKey, Viewer
 from rayhaul.metrics import Snapshot
 
@@ -60,6 +60,8 @@ class AgentView:
     capacity: Capacity
     heartbeat_age_s: float
     leases_count: int
+    #: Why it takes no leases though it reports, in one sentence; None where it is fit.
+    unfit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,39 @@ class QueueView:
     oldest_age_s: float
     paused: Sequence[str]
     dead_letters_count: int
+    #: Why no job is started at all (the bucket refuses us), in one sentence; None: jobs are started.
+    parked: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseView:
+    """A lease as the scheduler sees it now."""
+
+    lease_id: str
+    agent: str
+    epoch: int
+    first_part: int
+    end_part: int
+    granted_at: datetime
+    #: None before the agent's first word about it.
+    progress: Progress | None
+    #: Since bytes last moved under this lease, as the agent tells; None before its first word.
+    idle_s: float | None
+    #: What the agent is doing for it, in a word or two.
+    doing: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """The live state of a job, for a person with a runbook."""
+
+    job: Job
+    leases: Sequence[LeaseView]
+    session: UploadSession | None
+    #: Parts of the open session that the ledger knows.
+    parts_done: int
+    #: Why the job is not running, in one sentence; None where it runs or is final.
+    waits_for: str | None
 
 
 class ControlPlane(Protocol):
@@ -91,6 +126,33 @@ class ControlPlane(Protocol):
     async def agents(self) -> Sequence[AgentView]: ...
 
     async def queue(self) -> QueueView: ...
+
+    async def set_paused(self, priority: Priority, *, paused: bool) -> QueueView:
+        """Stop or go on starting the jobs of a priority; durable, running jobs are left alone."""
+        ...
+
+    async def replay(self, job_id: str) -> Job:
+        """Give a dead-lettered job another life. Raises: NotFound; Conflict where it is not dead-lettered."""
+        ...
+
+    async def discard(self, job_id: str) -> Job:
+        """Take a job out of the dead-letter queue; it stays failed. Raises: NotFound, Conflict."""
+        ...
+
+    async def job_state(self, job_id: str) -> JobState:
+        """Raises: NotFound."""
+        ...
+
+    async def stop_job(self, agent: str, job_id: str) -> Job:
+        """Stop what an agent does for a job, and hand the job back to the queue, uncharged.
+
+        Raises: NotFound where that agent holds no lease of that job.
+        """
+        ...
+
+    async def drain(self, agent: str) -> AgentView:
+        """Let an agent finish what it holds and exit; one that is kept by the bounds is replaced. Raises: NotFound."""
+        ...
 
     async def create_key(self, key: ApiKey) -> None: ...
 
@@ -120,6 +182,10 @@ class AgentPool(Protocol):
 
     async def drain(self, agent: str) -> None:
         """Ask the agent to finish what it holds and to exit."""
+        ...
+
+    async def withdraw(self, agent: str) -> None:
+        """Give up an agent that does not report: one that was added and is not there yet, or one that hangs."""
         ...
 
     async def names(self) -> Sequence[str]:

@@ -10,30 +10,36 @@ Laws of this file:
 import asyncio
 import ctypes
 import logging
+import os
 import signal
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.agent import Agent
+from actors.courier import Courier
 from actors.decisions import Rules
-from actors.ports import Accepted, AgentView, Command, ProgressPage, QueueView, Submission
+from actors.ports import Accepted, AgentView, Command, JobState, ProgressPage, QueueView, Submission
 from actors.scheduler import Scheduler
 from rayhaul import errors, log
+from rayhaul.alert_file import read_scaling_rule
 from rayhaul.errors import RayhaulError, Unavailable
 from rayhaul.ids import IdFactory
-from rayhaul.job import Job
+from rayhaul.job import Job, Priority
 from rayhaul.lease import AgentReport, Order, ReportReply
-from rayhaul.ledger.base import ApiKey, Viewer
+from rayhaul.ledger.base import ApiKey, Deposed, Viewer
 from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Meter, Snapshot
+from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.settings import Settings
 from tasks.egress import GuardedClient
 from tasks.sink import Sink
@@ -42,12 +48,23 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "rayhaul"
 SCHEDULER = "scheduler"
+COURIER = "courier"
 _AGENT_PREFIX = "agent-"
 #: Longest wait for an answer of the scheduler; a turn with a slow disk fits well.
 _CALL_TIMEOUT_S = 30.0
 #: Calls under way at once in one actor; each waits for its turn and costs little.
 _CALLS_MAX = 4096
+#: Longest wait for Ray's control service; while its head is lost, turns go on without it.
+_CONTROL_TIMEOUT_S = 5.0
 _PR_SET_PDEATHSIG = 1
+#: Time between two words of what a process without reports has counted.
+_METRICS_S = 5.0
+#: Exit codes of processes that broke, or that another one of the same name has replaced.
+_EXIT_BROKEN = 1
+_EXIT_DEPOSED = 3
+_EXIT_SUPERSEDED = 4
+
+T = TypeVar("T")
 
 #: What an actor that must outlive everything else is started with (docs.ray.io, actor fault tolerance).
 _FOR_EVER: dict[str, Any] = {
@@ -89,6 +106,19 @@ def _begin_process(service: str, level: str) -> None:
     log.setup(service, level)
 
 
+def _for_life(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run an actor's work. Where it breaks the process ends, and Ray starts another one: better than one that idles."""
+
+    async def run() -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("the process broke")
+            os._exit(_EXIT_BROKEN)
+
+    return asyncio.get_running_loop().create_task(run())
+
+
 async def _as_value(call: Any) -> Any:
     try:
         return await call
@@ -99,7 +129,7 @@ async def _as_value(call: Any) -> Any:
 class SchedulerActor:
     """The scheduler's process. It serves calls once the ledger is open and the book rebuilt."""
 
-    def __init__(self, settings: Settings, ledger_url: str, bucket: str) -> None:
+    def __init__(self, settings: Settings, ledger_url: str, bucket: str, scaling_rule: AlertRule) -> None:
         _begin_process("scheduler", settings.log_level)
         meter = Meter()
         self._ledger = open_ledger(settings.ledger, ledger_url)
@@ -115,11 +145,13 @@ class SchedulerActor:
                 rng=Random(),
                 meter=meter,
             ),
+            scaling_rule=scaling_rule,
             clock=time.time,
             new_id=IdFactory(),
+            holder=f"{socket.gethostname()}/{os.getpid()}",
         )
         # Ray runs the constructor of an async actor on the actor's loop, at restarts as well.
-        self._running = asyncio.get_running_loop().create_task(self._run())
+        self._running = _for_life(self._run())
 
     async def _run(self) -> None:
         while True:
@@ -129,11 +161,15 @@ class SchedulerActor:
             except Unavailable as error:
                 logger.warning("the ledger cannot be read yet: %s", error.message)
                 await asyncio.sleep(1)
-        await self._scheduler.run()
+        try:
+            await self._scheduler.run()
+        except Deposed:
+            # Where this is the actor that Ray knows, it is started again; a left-over of a lost head is gone for good.
+            os._exit(_EXIT_DEPOSED)
 
-    async def call(self, verb: str, *arguments: Any) -> Any:
+    async def call(self, verb: str, *arguments: Any, **options: Any) -> Any:
         """Carry out one of the scheduler's verbs; a RayhaulError comes back as a value."""
-        return await _as_value(getattr(self._scheduler, verb)(*arguments))
+        return await _as_value(getattr(self._scheduler, verb)(*arguments, **options))
 
     async def stop(self) -> None:
         """End the loop after the turn under way, and close the ledger."""
@@ -148,7 +184,7 @@ class AgentActor:
     def __init__(self, name: str, settings: Settings) -> None:
         _begin_process("agent", settings.log_level)
         self._ready: asyncio.Future[Agent] = asyncio.get_running_loop().create_future()
-        self._running = asyncio.get_running_loop().create_task(self._run(name, settings))
+        self._running = _for_life(self._run(name, settings))
 
     async def _run(self, name: str, settings: Settings) -> None:
         meter = Meter()
@@ -170,8 +206,11 @@ class AgentActor:
             )
             self._ready.set_result(agent)
             await agent.run()
-        # Told to go: an exit on purpose is not restarted.
-        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+        if agent.superseded:
+            # Not an exit on purpose: where this is the life that Ray knows, it starts another one.
+            os._exit(_EXIT_SUPERSEDED)
+        # Told to go. exit_actor() takes effect in calls only, and this is none: the actor has itself killed for good.
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     async def assign(self, orders: Sequence[Order]) -> None:
         await (await self._ready).assign(orders)
@@ -184,29 +223,57 @@ class AgentActor:
 
     async def pid(self) -> int:
         """Return the process id, for drills."""
-        import os  # noqa: PLC0415 - only drills ask
-
         return os.getpid()
 
 
+class CourierActor:
+    """The courier's process. Receivers that hang or pour forth hold up nobody's turns here."""
+
+    def __init__(self, settings: Settings, ledger_url: str) -> None:
+        _begin_process("scheduler", settings.log_level)
+        self._running = _for_life(self._run(settings, ledger_url))
+
+    async def _run(self, settings: Settings, ledger_url: str) -> None:
+        meter = Meter()
+        ledger = open_ledger(settings.ledger, ledger_url)
+        async with GuardedClient(
+            settings.egress, settings.source, connections_max=settings.webhook.concurrency_max, meter=meter
+        ) as client:
+            courier = Courier(ledger=ledger, client=client, settings=settings.webhook, meter=meter, rng=Random())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(courier.run())
+                group.create_task(_tell_metrics(f"courier/{os.getpid()}", meter))
+
+
+async def _tell_metrics(process: str, meter: Meter) -> None:
+    scheduler = RayScheduler()
+    while True:
+        await asyncio.sleep(_METRICS_S)
+        with suppress(Unavailable):
+            await scheduler.metrics(process, meter.snapshot())
+
+
 class _RayAgents:
-    """The agents as Ray actors (ports.AgentPool). Orders are sent, not awaited: reports tell what arrived."""
+    """The agents as Ray actors (ports.AgentPool). Orders are sent, not awaited: reports tell what arrived.
+
+    What asks Ray's control service blocks, and for long while its head is lost: it is done in a thread, with a limit.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._handles: dict[str, ActorHandle[Any]] = {}
 
-    def _handle(self, agent: str) -> ActorHandle[Any] | None:
+    async def _handle(self, agent: str) -> ActorHandle[Any] | None:
         handle = self._handles.get(agent)
         if handle is None:
             try:
-                handle = self._handles[agent] = ray.get_actor(agent, namespace=NAMESPACE)
-            except ValueError:
+                handle = self._handles[agent] = await _asked(ray.get_actor, agent, namespace=NAMESPACE)
+            except (ValueError, Unavailable):
                 logger.warning("no actor of that name: %s", agent, extra={"agentId": agent})
         return handle
 
-    def _send(self, agent: str, verb: str, *arguments: Any) -> None:
-        handle = self._handle(agent)
+    async def _send(self, agent: str, verb: str, *arguments: Any) -> None:
+        handle = await self._handle(agent)
         if handle is None:
             return
         try:
@@ -216,22 +283,38 @@ class _RayAgents:
             logger.warning("%s not sent to %s: %s", verb, agent, type(error).__name__, extra={"agentId": agent})
 
     async def assign(self, agent: str, orders: Sequence[Order]) -> None:
-        self._send(agent, "assign", list(orders))
+        await self._send(agent, "assign", list(orders))
 
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
-        self._send(agent, "revoke", list(lease_ids))
+        await self._send(agent, "revoke", list(lease_ids))
 
     async def drain(self, agent: str) -> None:
-        self._send(agent, "drain")
+        await self._send(agent, "drain")
+
+    async def withdraw(self, agent: str) -> None:
+        handle = await self._handle(agent)
+        if handle is None:
+            return
+        self._handles.pop(agent, None)
+        await _asked(ray.kill, handle)
+        logger.info("agent %s withdrawn", agent, extra={"agentId": agent})
 
     async def add(self, agent: str) -> None:
-        handle: Any = _actor(AgentActor, agent, {"agent": 1}).remote(agent, self._settings)
-        self._handles[agent] = handle
-        logger.info("agent %s started", agent, extra={"agentId": agent})
+        self._handles[agent] = await _asked(_actor(AgentActor, agent, {"agent": 1}).remote, agent, self._settings)
+        logger.info("agent %s asked for", agent, extra={"agentId": agent})
 
     async def names(self) -> Sequence[str]:
-        named = ray.util.list_named_actors(all_namespaces=True)
+        named = await _asked(ray.util.list_named_actors, all_namespaces=True)
         return [a["name"] for a in named if a["namespace"] == NAMESPACE and a["name"].startswith(_AGENT_PREFIX)]
+
+
+async def _asked(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Make a call that asks Ray's control service. Raises: ValueError for a name unknown there; Unavailable."""
+    try:
+        async with asyncio.timeout(_CONTROL_TIMEOUT_S):
+            return await asyncio.to_thread(call, *arguments, **options)
+    except (RayError, TimeoutError) as error:
+        raise Unavailable("Ray's control service does not answer") from error
 
 
 class RayScheduler:
@@ -240,12 +323,12 @@ class RayScheduler:
     def __init__(self) -> None:
         self._handle: Any = None
 
-    async def _call(self, verb: str, *arguments: Any) -> Any:
+    async def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(SCHEDULER, namespace=NAMESPACE)
             async with asyncio.timeout(_CALL_TIMEOUT_S):
-                answer = await self._handle.call.remote(verb, *arguments)
+                answer = await self._handle.call.remote(verb, *arguments, **options)
         except (RayError, ValueError, TimeoutError) as error:
             self._handle = None
             raise Unavailable("the scheduler cannot be reached; what was asked may or may not be done") from error
@@ -274,6 +357,30 @@ class RayScheduler:
         view: QueueView = await self._call("queue")
         return view
 
+    async def set_paused(self, priority: Priority, *, paused: bool) -> QueueView:
+        view: QueueView = await self._call("set_paused", priority, paused=paused)
+        return view
+
+    async def replay(self, job_id: str) -> Job:
+        job: Job = await self._call("replay", job_id)
+        return job
+
+    async def discard(self, job_id: str) -> Job:
+        job: Job = await self._call("discard", job_id)
+        return job
+
+    async def job_state(self, job_id: str) -> JobState:
+        state: JobState = await self._call("job_state", job_id)
+        return state
+
+    async def stop_job(self, agent: str, job_id: str) -> Job:
+        job: Job = await self._call("stop_job", agent, job_id)
+        return job
+
+    async def drain(self, agent: str) -> AgentView:
+        view: AgentView = await self._call("drain", agent)
+        return view
+
     async def create_key(self, key: ApiKey) -> None:
         await self._call("create_key", key)
 
@@ -297,8 +404,14 @@ class RayScheduler:
 
 
 def start_scheduler(settings: Settings, *, ledger_url: str, bucket: str) -> None:
-    """Start the scheduler's actor unless it lives; it starts the agents."""
-    _actor(SchedulerActor, SCHEDULER, {"head": 0.001}).remote(settings, ledger_url, bucket)
+    """Start the actors of scheduler and courier unless they live; the scheduler starts the agents.
+
+    Raises: ServiceError where the alert file has no rule to scale by.
+    """
+    # Read here, where the file is: the actor may run on another machine.
+    rule = read_scaling_rule(settings.scaling.rules_path)
+    _actor(SchedulerActor, SCHEDULER, {"head": 0.001}).remote(settings, ledger_url, bucket, rule)
+    _actor(CourierActor, COURIER, {"head": 0.001}).remote(settings, ledger_url)
 
 
 def stop_scheduler(timeout_s: float) -> None:

@@ -84,6 +84,9 @@ class InstantAgents:
     async def drain(self, agent: str) -> None:
         raise AssertionError(f"nobody drains {agent}")
 
+    async def withdraw(self, agent: str) -> None:
+        raise AssertionError(f"nobody withdraws {agent}")
+
     async def names(self) -> Sequence[str]:
         return list(self._agents)
 

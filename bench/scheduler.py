@@ -29,6 +29,7 @@ from actors.ports import Submission
 from actors.scheduler import Scheduler
 from bench import queue_alone
 from bench.instant_agents import InstantAgents
+from rayhaul.alert_file import read_scaling_rule
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobSpec, JobStatus, Priority
 from rayhaul.ledger.store import SqlLedger, open_ledger
@@ -149,7 +150,14 @@ async def _run(jobs_count: int, ledger: SqlLedger, settings: Settings) -> Run:
         transfer=settings.transfer, liveness=settings.liveness, key_prefix="bench/", rng=Random(1), meter=meter
     )
     scheduler = Scheduler(
-        ledger=ledger, pool=agents, settings=settings, bucket="bench", rules=rules, clock=time.time, new_id=new_id
+        ledger=ledger,
+        pool=agents,
+        settings=settings,
+        bucket="bench",
+        rules=rules,
+        scaling_rule=read_scaling_rule(),
+        clock=time.time,
+        new_id=new_id,
     )
     await scheduler.start()
     turning = asyncio.create_task(scheduler.run())

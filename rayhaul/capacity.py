@@ -8,6 +8,8 @@ from enum import StrEnum
 class AgentState(StrEnum):
     #: Reports, takes leases.
     ONLINE = "online"
+    #: Reports that it cannot take leases: disk or memory is full. Running ones finish.
+    UNFIT = "unfit"
     #: Takes no new leases; running ones finish.
     DRAINING = "draining"
     #: Silent for longer than `liveness.offline_s`; its leases are handed back.
@@ -31,6 +33,12 @@ class Capacity:
     #: Memory for buffered parts.
     memory_bytes: int = 0
     memory_bytes_max: int | None = None
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether the figures can be true; an agent that reports others is not trusted with leases."""
+        figures = (self.slots, self.slots_used, self.bytes_per_s, self.memory_bytes)
+        return all(math.isfinite(figure) and figure >= 0 for figure in figures)
 
     @property
     def slots_free(self) -> int:

@@ -216,6 +216,10 @@ class Aborted:
 Notice = Probed | ProbeFailed | SessionOpened | PartsDone | CommitAsked | Transferred | LeaseFailed | Aborted
 
 
+#: What a lease does (`LeaseProgress.doing`) once its upload is being completed.
+COMMITTING = "committing"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseProgress:
     """How far one lease is. `bytes_done` counts the bytes of the whole session that are safe or on their way."""
@@ -224,6 +228,10 @@ class LeaseProgress:
     job_id: str
     bytes_done: int
     bytes_per_s: float
+    #: Since bytes last moved, by the agent's monotonic clock.
+    idle_s: float = 0.0
+    #: What is being done, in a word or two.
+    doing: str = ""
     parts_done: int = 0
     #: None while it is not known.
     parts_total: int | None = None
@@ -245,6 +253,8 @@ class AgentReport:
     held: frozenset[str]
     progress: tuple[LeaseProgress, ...] = ()
     notices: tuple[Notice, ...] = ()
+    #: Why the agent takes no leases (disk full, memory full), in one sentence; None where it is fit.
+    unfit: str | None = None
     metrics: Snapshot = field(default_factory=Snapshot)
 
 
@@ -258,3 +268,5 @@ class ReportReply:
     refused: frozenset[str]
     #: Leases the agent holds no longer: stop them, write nothing.
     revoked: frozenset[str]
+    #: Another life of this agent reports as well: this one stops and ends.
+    superseded: bool = False

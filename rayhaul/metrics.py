@@ -108,6 +108,23 @@ SINK_BYTES = Metric("rayhaul_sink_bytes_total", _C, "Bytes written to the bucket
 LEDGER_COMMIT = Metric(
     "rayhaul_ledger_commit_duration_seconds", _H, "Time of one group commit, fsync included.", (), _SECONDS_SHORT
 )
+SINK_PARKED = Metric(
+    "rayhaul_sink_parked", _G, "1 while no job is started because the bucket refuses us.", seed="sink.parked"
+)
+SCALING_DECISIONS = Metric(
+    "rayhaul_scaling_decisions_total", _C, "Changes of the number of agents that were decided.", ("reason",)
+)
+AGENTS_WANTED = Metric("rayhaul_agents_wanted", _G, "Agents there should be, pending ones included.")
+AGENTS_PENDING = Metric("rayhaul_agents_pending", _G, "Agents asked for that do not report yet.")
+LEADERSHIP = Metric("rayhaul_scheduler_leadership_epoch", _G, "Epoch of the scheduler's leadership.")
+POISONED_CALLS = Metric(
+    "rayhaul_poisoned_calls_total", _C, "Calls and notices refused because the ledger can not take their content."
+)
+WEBHOOK_DELIVERIES = Metric("rayhaul_webhook_deliveries_total", _C, "Webhook deliveries tried.", ("result",))
+WEBHOOKS_GIVEN_UP = Metric(
+    "rayhaul_webhooks_given_up_total", _C, "Webhook messages that were never delivered.", ("reason",)
+)
+WEBHOOKS_HELD = Metric("rayhaul_webhooks_held", _G, "Webhook messages in the courier's hands.")
 TICK_ERRORS = Metric("rayhaul_scheduler_tick_errors_total", _C, "Turns of the control loop that failed.")
 AGENT_ERRORS = Metric("rayhaul_agent_errors_total", _C, "Unexpected errors in an agent's slots.")
 

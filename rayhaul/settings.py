@@ -5,6 +5,7 @@ in the working directory and a YAML file named by `RAYHAUL_CONFIG` come after th
 constructors and never read the environment: it would be the wrong machine's.
 """
 
+import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,10 +54,17 @@ class S3Settings(_Group):
 
 class LedgerSettings(_Group):
     url: str | None = Field(
-        None, description="`sqlite:///path` or `postgresql://…`; empty means SQLite in the data directory."
+        None,
+        description="`sqlite:///path` or `postgresql://…`; empty means SQLite in the data directory. PostgreSQL is to "
+        "be reached directly or through a pooler in session mode: LISTEN needs a session of its own.",
     )
-    pool_max: int = Field(4, gt=0, description="Connections for reading, per process.")
+    pool_max: int = Field(
+        4, gt=0, description="Connections for reading, per process; one for writing and one that listens come on top."
+    )
     busy_timeout_s: float = Field(10, gt=0, description="Wait for a locked database, seconds.")
+    event_poll_s: float = Field(
+        0.05, gt=0, description="Time between two looks for new events where the database does not tell, seconds."
+    )
 
 
 class EgressSettings(_Group):
@@ -104,6 +112,12 @@ class ScalingSettings(_Group):
     )
     scale_in_share_pct: int = Field(10, gt=0, le=50, description="Most agents drained at once, of all; at least one.")
     smoothing_s: float = Field(15, ge=0, description="Load is averaged over about this long, seconds; 0: not at all.")
+    drain_s: float = Field(
+        600, ge=0, description="A draining agent gets this long to finish; then its jobs go on elsewhere, seconds."
+    )
+    rules_path: Path | None = Field(
+        None, description="Alert file whose auto-scale rule is used; empty: the one that is installed."
+    )
 
 
 class AgentSettings(_Group):
@@ -112,6 +126,12 @@ class AgentSettings(_Group):
     connections_max: int = Field(64, gt=0, description="Connections one agent opens to sources at once.")
     memory_bytes_max: int = Field(256 * MIB, gt=0, description="Memory for buffered parts, per agent.")
     bandwidth_bytes_per_s_max: int | None = Field(None, gt=0, description="Bandwidth of one agent; empty: no limit.")
+    disk_free_bytes_min: int = Field(
+        256 * MIB, ge=0, description="With less free disk an agent says that it is unfit, and gets no leases."
+    )
+    memory_free_bytes_min: int = Field(
+        128 * MIB, ge=0, description="With less free memory an agent says that it is unfit, and gets no leases."
+    )
 
 
 class QueueSettings(_Group):
@@ -134,7 +154,17 @@ class LivenessSettings(_Group):
     stalled_s: float = Field(
         120, gt=0, description="Silence of a job's progress after which it is handed back, seconds."
     )
+    overdue_floor_s: float = Field(
+        300, gt=0, description="A job is overdue after twice its estimated time, but not before this, seconds."
+    )
+    commit_stalled_s: float = Field(
+        600, gt=0, description="Longest wait for the bucket to complete an upload, seconds; S3 may take minutes."
+    )
     requeues_max: int = Field(3, ge=0, description="Times a job is handed back before it fails.")
+    park_s: float = Field(
+        30, gt=0, description="Pause of all starts after the bucket refused us, doubled each time, seconds."
+    )
+    park_s_max: float = Field(300, gt=0, description="Longest such pause, seconds.")
 
 
 class HostsSettings(_Group):
@@ -145,7 +175,6 @@ class ApiSettings(_Group):
     rate_per_minute: int = Field(6000, gt=0, description="Requests of one key per minute.")
     body_bytes_max: int = Field(32 * MIB, gt=0, description="Largest request body.")
     batch_jobs_max: int = Field(10_000, gt=0, description="Jobs in one batch.")
-    event_poll_s: float = Field(0.1, gt=0, description="Time between two looks for new events, seconds.")
     sse_heartbeat_s: float = Field(
         15, gt=0, description="Silence on an event stream after which a comment is sent, seconds."
     )
@@ -153,6 +182,43 @@ class ApiSettings(_Group):
     key_cache_s: float = Field(5, ge=0, description="How long a checked API key is remembered, seconds.")
     idempotency_keep_s: float = Field(86_400, gt=0, description="How long an Idempotency-Key is remembered, seconds.")
     replicas: int = Field(1, gt=0, description="Replicas of the API.")
+
+
+class WebhookSettings(_Group):
+    """How users are told of their jobs' ends."""
+
+    secret: SecretStr | None = Field(
+        None,
+        description="Signs webhooks: `whsec_` and 24 to 64 bytes in base64; old and new, separated by a comma, while "
+        "receivers change over. Empty: webhooks are not signed.",
+    )
+    timeout_s: float = Field(20, gt=0, le=60, description="Longest wait for a receiver's answer, seconds.")
+    attempts_max: int = Field(10, gt=0, le=100, description="Deliveries tried of one message; ten take three days.")
+    concurrency_max: int = Field(64, gt=0, description="Deliveries under way at once; one receiver gets an eighth.")
+
+    @field_validator("secret")
+    @classmethod
+    def _check(cls, secret: SecretStr | None) -> SecretStr | None:
+        return secret if _signing_keys(secret) else None
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What messages are signed with; empty: they are not."""
+        return _signing_keys(self.secret)
+
+
+def _signing_keys(secret: SecretStr | None) -> tuple[bytes, ...]:
+    """Raises: ValueError, which does not tell the secret. Source: Standard Webhooks, "Signature scheme"."""
+    keys = []
+    for text in _split_commas(secret.get_secret_value() if secret else ""):
+        prefix, _, encoded = text.rpartition("_")
+        try:
+            keys.append(base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True))
+        except ValueError:
+            raise ValueError("is not base64 after `whsec_`") from None
+        if prefix != "whsec" or not 24 <= len(keys[-1]) <= 64:
+            raise ValueError("must be `whsec_` and 24 to 64 bytes in base64")
+    return tuple(keys)
 
 
 class OtlpSettings(_Group):
@@ -166,7 +232,13 @@ class _YamlFromEnvironment(YamlConfigSettingsSource):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="RAYHAUL_", env_nested_delimiter="__", env_file=".env", frozen=True, extra="ignore"
+        env_prefix="RAYHAUL_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        frozen=True,
+        extra="ignore",
+        # A refused secret must not stand in the error that tells of it.
+        hide_input_in_errors=True,
     )
 
     log_level: str = Field("info", description="debug, info, warning or error.")
@@ -182,6 +254,7 @@ class Settings(BaseSettings):
     liveness: LivenessSettings = LivenessSettings()
     hosts: HostsSettings = HostsSettings()
     api: ApiSettings = ApiSettings()
+    webhook: WebhookSettings = WebhookSettings()
     otlp: OtlpSettings = OtlpSettings()
 
     @classmethod

@@ -172,10 +172,20 @@ class CapacityView(_Response):
     bytes_per_second: float
     heartbeat_age_seconds: float
     leases: int
+    #: Why it takes no leases though it reports.
+    unfit: str | None = None
 
 
 class AgentsPage(_Response):
     agents: list[CapacityView]
+
+
+class StopRequest(_Request):
+    job_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
+
+
+class PriorityRequest(_Request):
+    priority: Priority
 
 
 class QueueReport(_Response):
@@ -183,6 +193,79 @@ class QueueReport(_Response):
     oldest_age_seconds: float
     paused: list[str]
     dlq_depth: int
+    #: Why no job is started at all.
+    parked: str | None = None
+
+
+class DeadLetterView(JobView):
+    """A job that ran out of deliveries."""
+
+    dead_lettered_at: Timestamp | None
+
+
+class DeadLetterPage(_Response):
+    jobs: list[DeadLetterView]
+    next_cursor: str | None
+
+
+class StripeView(_Response):
+    """A run of parts, half-open: `firstPart <= number < endPart`."""
+
+    first_part: int
+    end_part: int
+
+
+class LeaseReport(_Response):
+    """A lease, as the scheduler sees it. What the agent tells is null before its first word."""
+
+    lease_id: str
+    agent: str
+    epoch: int
+    stripe: StripeView
+    granted_at: Timestamp
+    progress: ProgressView | None
+    #: Since bytes last moved under this lease.
+    idle_seconds: float | None
+    doing: str | None
+
+
+class AgentJobReport(_Response):
+    """What an agent does for a job: at least one lease, for each a stripe."""
+
+    agent: str
+    job_id: str
+    status: JobStatus
+    leases: list[LeaseReport]
+
+
+class SessionView(_Response):
+    """A multipart upload."""
+
+    session_id: str
+    bucket: str
+    key: str
+    upload_id: str
+    part_bytes: int
+    size_bytes: int | None
+    state: str
+    created_at: Timestamp
+
+
+class JobStateReport(_Response):
+    """The live state of a job, for a person with a runbook."""
+
+    job: JobView
+    #: Of the newest lease; a report with a lower one is refused.
+    epoch: int
+    dead_lettered_at: Timestamp | None
+    leases: list[LeaseReport]
+    session: SessionView | None
+    #: Parts of the session that the ledger knows.
+    parts_done: int
+    #: What was told last, even by a run that was given up since.
+    last_progress: ProgressView | None
+    #: Why the job is not running, in one sentence.
+    waits_for: str | None
 
 
 class KeyRequest(_Request):

@@ -8,20 +8,23 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import ProxyLocation
+from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
-from actors.runtime import RayScheduler
+from actors.runtime import RayScheduler, start_scheduler
 from rayhaul import log
 from rayhaul.errors import ServiceError
 from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
 from serve_app.app import create_app
+from serve_app.starting import StartRefused, prepare_ledger
 from tasks.sink import Sink
 
 APP = "rayhaul"
 #: Requests and event streams one replica carries at once; a stream is one of them for as long as it is open.
 _ONGOING_MAX = 4096
+_LOGGING = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
 
 
 @serve.deployment(
@@ -29,6 +32,8 @@ _ONGOING_MAX = 4096
     max_ongoing_requests=_ONGOING_MAX,
     graceful_shutdown_wait_loop_s=0.2,
     graceful_shutdown_timeout_s=2,
+    # An upgrade starts the new replica before it stops the old one, also where there is only one.
+    max_surge_percent=100,
     ray_actor_options={"num_cpus": 0},
 )
 @serve.ingress()
@@ -52,7 +57,7 @@ class Api:
 def run_api(settings: Settings, *, ledger_url: str, host: str, port: int) -> None:
     """Start Serve's ingress on host and port, and the API behind it; return when it answers.
 
-    Raises: ServiceError where Serve cannot start.
+    Where the API runs already, its replicas are replaced one after the other. Raises: ServiceError where it cannot.
     """
     try:
         _run_api(settings, ledger_url, host, port)
@@ -61,12 +66,46 @@ def run_api(settings: Settings, *, ledger_url: str, host: str, port: int) -> Non
         raise ServiceError(f"Ray Serve did not start: {cause[-1] if cause else type(error).__name__}") from error
 
 
+def listens_at() -> tuple[str, int] | None:
+    """Return (host, port) of the ingress that runs on this Ray cluster; None where Serve does not run."""
+    # Serve has no public way to ask; it would take new options and say in its log that it ignores them.
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else (client.http_config.host, client.http_config.port)
+
+
+def stop_api() -> None:
+    """Stop the API and Serve with it; requests under way have a moment to end."""
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def app_builder(arguments: dict[str, Any]) -> serve.Application:
+    """Return the API for a Serve config file (KubeRay's RayService), after starting the scheduler, which starts agents.
+
+    Serve calls it in a task of its own on a node of the cluster: settings are that node's environment.
+
+    Raises: StartRefused, ServiceError, Unavailable; Serve reports the deployment as failed and says why.
+    """
+    if arguments:
+        raise StartRefused("the application takes no arguments: its settings are RAYHAUL_… in the environment")
+    settings = Settings()
+    if settings.s3.bucket is None or settings.ledger.url is None:
+        raise StartRefused("bucket and ledger must be set: RAYHAUL_S3__BUCKET and RAYHAUL_LEDGER__URL")
+    prepare_ledger(settings, settings.ledger.url)
+    start_scheduler(settings, ledger_url=settings.ledger.url, bucket=settings.s3.bucket)
+    return _application(settings, settings.ledger.url)
+
+
 def _run_api(settings: Settings, ledger_url: str, host: str, port: int) -> None:
-    # Serve announces each step to the terminal; `up` says what there is to say.
+    # Serve announces each step to the terminal; those who start it say what there is to say.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    logging_config = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
     http_options: dict[str, Any] = {"host": host, "port": port}
-    serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http_options, logging_config=logging_config)
+    serve.start(proxy_location=ProxyLocation.EveryNode, http_options=http_options, logging_config=_LOGGING)
+    serve.run(_application(settings, ledger_url), name=APP, route_prefix="/", logging_config=_LOGGING)
+
+
+def _application(settings: Settings, ledger_url: str) -> serve.Application:
     deployment: Any = Api
-    app = deployment.options(num_replicas=settings.api.replicas, logging_config=logging_config)
-    serve.run(app.bind(settings, ledger_url), name=APP, route_prefix="/", logging_config=logging_config)
+    app: serve.Application = deployment.options(num_replicas=settings.api.replicas, logging_config=_LOGGING).bind(
+        settings, ledger_url
+    )
+    return app

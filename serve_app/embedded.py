@@ -6,8 +6,6 @@ Laws of this file:
 3. What can be known to fail is found before anything is started, and said in one sentence.
 """
 
-import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,22 +15,16 @@ import signal
 import socket
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
-from rayhaul import keys
 from rayhaul.client.endpoint import write_last_up, write_up_file
-from rayhaul.errors import RayhaulError, ServiceError
-from rayhaul.ledger.base import Batch, Role
-from rayhaul.ledger.store import open_ledger
+from rayhaul.errors import RayhaulError
 from rayhaul.settings import Settings
 from serve_app.seaweed import Seaweed, StorePorts
+from serve_app.starting import StartRefused, await_ready, locked, make_operator_key, prepare_ledger, write_private
 
 log = logging.getLogger(__name__)
 
@@ -40,18 +32,14 @@ log = logging.getLogger(__name__)
 _DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 _READY_TIMEOUT_S = 60.0
-_READY_POLL_S = 0.05
 _REAP_TIMEOUT_S = 5.0
+_REAP_POLL_S = 0.05
 #: In the environment of every process that Ray starts for us: how those that outlive `up` are told from all others.
 _MARK = "RAYHAUL_EMBEDDED_IN"
 _DASHBOARD_PORT = 8265
 _PORTS_LOOKED_AT = 100
 #: HAProxy's socket lies in Ray's temporary directory, below a node id of 56 characters, in at most 97 in all.
 _TEMP_NAME_HEX = 8
-
-
-class StartRefused(ServiceError):
-    """The cluster cannot start here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +105,8 @@ class EmbeddedCluster:
 
     def _start(self) -> Running:
         place = self._place
-        self._stack.enter_context(_locked(place.data_dir))
+        busy = f"a cluster is running on {place.data_dir} already; `rayhaul down` stops it"
+        self._stack.enter_context(locked(place.data_dir, busy=busy))
         # We hold the lock: whatever still runs for this directory lost its `up` to a SIGKILL, and holds its ports.
         _reap(place.data_dir)
         _check_disk(place.data_dir)
@@ -126,7 +115,9 @@ class EmbeddedCluster:
         assert settings.s3.bucket is not None
         ledger_url = settings.ledger.url or place.ledger_url
         self._say("ledger")
-        _prepare_ledger(settings, ledger_url, place.key_path)
+        prepare_ledger(settings, ledger_url)
+        if not place.key_path.exists():
+            make_operator_key(settings, ledger_url, place.key_path, "made at first start")
         self._say("Ray")
         dashboard_url = self._start_ray()
         # Imported only now: Ray and Serve read their environment when they are imported.
@@ -138,7 +129,7 @@ class EmbeddedCluster:
         self._stack.callback(_quietly, lambda: stop_scheduler(timeout_s=3))
         self._say("API")
         run_api(settings, ledger_url=ledger_url, host=place.host, port=place.port)
-        _await_ready(place.url)
+        await_ready(place.url, timeout_s=_READY_TIMEOUT_S)
         write_up_file(
             place.data_dir,
             url=place.url,
@@ -201,7 +192,7 @@ class EmbeddedCluster:
 
 def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     if not place.token_path.exists():
-        _write_private(place.token_path, secrets.token_hex(32))
+        write_private(place.token_path, secrets.token_hex(32))
     haproxy = temp_dir / "h"
     metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
     stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
@@ -227,21 +218,6 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     }
 
 
-def _locked(data_dir: Path) -> IO[str]:
-    """Make the data directory where it is missing, and hold its lock."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (data_dir / "lock").open("w")
-    except OSError as error:
-        raise StartRefused(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise StartRefused(f"a cluster is running on {data_dir} already; `rayhaul down` stops it") from error
-    return lock
-
-
 def _reap(data_dir: Path) -> None:
     """Kill what is left of a cluster of this data directory, until nothing is.
 
@@ -252,7 +228,7 @@ def _reap(data_dir: Path) -> None:
         for pid in left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(_READY_POLL_S)
+        time.sleep(_REAP_POLL_S)
 
 
 def _carrying(data_dir: Path) -> list[int]:
@@ -299,54 +275,11 @@ def _free_port(host: str, first: int) -> int:
     raise StartRefused(f"no free port from {first} to {first + _PORTS_LOOKED_AT - 1}")
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Write a secret that only we can read, whole or not at all."""
-    draft = path.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    draft.replace(path)
-
-
 def _read_ports(path: Path) -> StorePorts | None:
     try:
         return StorePorts(*map(int, path.read_text().split()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _prepare_ledger(settings: Settings, ledger_url: str, key_path: Path) -> None:
-    """Bring the ledger up to date and, on the first start, make the operator's key."""
-    made = None
-    if not key_path.exists():
-        made = keys.new_key("operator", Role.OPERATOR, "made at first start", datetime.now(UTC), secrets.token_bytes)
-
-    async def prepare() -> None:
-        ledger = open_ledger(settings.ledger, ledger_url)
-        try:
-            if made is not None:
-                await ledger.commit(Batch(keys=[made[1]]))
-        finally:
-            await ledger.close()
-
-    asyncio.run(prepare())
-    if made is not None:
-        _write_private(key_path, made[0] + "\n")
-
-
-def _await_ready(url: str) -> None:
-    deadline_s = time.monotonic() + _READY_TIMEOUT_S
-    last = "no answer"
-    while time.monotonic() < deadline_s:
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):  # noqa: S310 - our own http URL
-                return
-        except urllib.error.HTTPError as error:
-            last = f"status {error.code}"
-        except OSError as error:
-            last = str(error)
-        time.sleep(_READY_POLL_S)
-    raise ServiceError(f"the API did not become ready within {_READY_TIMEOUT_S:.0f} s ({last})")
 
 
 def _quietly(step: Callable[[], None]) -> None:

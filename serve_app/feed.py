@@ -4,7 +4,8 @@ Laws of this file:
 1. A listener gets events in the ledger's order, none twice and none left out: it begins by reading the ledger from
    where its client stopped, and does so again whenever it fell too far behind for its queue.
 2. Of progress only the newest counts, and only while the job's bytes move.
-3. The tail runs while somebody listens. Where it breaks, every stream ends, and the clients resume by id.
+3. The tail runs while somebody listens, and sleeps until the ledger has news. Where it breaks, every stream ends, and
+   the clients resume by id.
 """
 
 import asyncio
@@ -31,6 +32,10 @@ PAGE_EVENTS = 1000
 _QUEUE_EVENTS_MAX = 4 * PAGE_EVENTS
 #: Progress is sent at most so often.
 _PROGRESS_S = 0.5
+#: The tail looks at the ledger at least so often, should the ledger's news not come.
+_NEWS_S = 1.0
+#: Pause after a look that found events: of a thousand commits in a second not each costs every replica a look.
+_GATHER_S = 0.02
 #: Pause after a look at the ledger that failed.
 _PAUSE_S = 1.0
 #: Jobs whose owner the tail remembers, and unknown ones it looks up in one turn.
@@ -158,7 +163,7 @@ class Feed:
         async with self._starting:
             if self._tail is None or self._tail.is_over:
                 seq = await self._ledger.last_seq()
-                self._tail = _Tail(self._ledger, self._live, self._settings.event_poll_s, self._clock, seq)
+                self._tail = _Tail(self._ledger, self._live, self._clock, seq)
             self._tail.add(listener)
             return self._tail
 
@@ -177,10 +182,9 @@ class Feed:
 class _Tail:
     """One run of following the ledger, from `seq` on. Its task is owned by the listeners: the last one ends it."""
 
-    def __init__(self, ledger: Ledger, live: Live, poll_s: float, clock: Callable[[], float], seq: int) -> None:
+    def __init__(self, ledger: Ledger, live: Live, clock: Callable[[], float], seq: int) -> None:
         self._ledger = ledger
         self._live = live
-        self._poll_s = poll_s
         self._clock = clock
         self._seq = seq
         self._heads: dict[str, _Head] = {}
@@ -232,15 +236,20 @@ class _Tail:
     async def _follow(self) -> None:
         while True:
             try:
-                records = await self._ledger.events_after(_EVERYTHING, self._seq, limit=PAGE_EVENTS)
+                await self._read_on()
+                await self._ledger.news(self._seq, _NEWS_S)
             except RayhaulError as err:
                 log.warning("no events from the ledger: %s", err.message, extra={"code": err.code})
                 await asyncio.sleep(_PAUSE_S)
-                continue
+
+    async def _read_on(self) -> None:
+        """Tell what the ledger has after `seq`."""
+        while records := await self._ledger.events_after(_EVERYTHING, self._seq, limit=PAGE_EVENTS):
             for record in records:
                 self._tell(record)
             if len(records) < PAGE_EVENTS:
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(_GATHER_S)
+                return
 
     def _tell(self, record: EventRecord) -> None:
         self._seq = record.seq

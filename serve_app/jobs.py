@@ -23,6 +23,7 @@ from rayhaul.wire import BatchAccepted, BatchRequest, DownloadLink, EventPage, J
 from serve_app.auth import Caller, Operator
 from serve_app.bodies import VALUES_MAX, parsed
 from serve_app.openapi import header, json_body, problems_of
+from serve_app.paging import PAGE_JOBS_MAX, Cursor
 from serve_app.replica import PathId, Replica, replica_of
 from serve_app.views import MOVING, event_view, job_view, reply
 from serve_app.visit import visit_of
@@ -30,12 +31,10 @@ from tasks.guard import Denied
 
 routes = APIRouter(tags=["jobs"])
 
-_PAGE_JOBS_MAX = 1000
 #: Values of one job in a batch, on average.
 _BATCH_VALUES_MAX = 64
 #: RFC 9110's visible characters; the quotes of a Structured Fields string (RFC 8941 3.3.3) may stand around them.
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TAG = re.compile(r"([^\x00-\x20\x7f:=]{1,64})[:=]([^\x00-\x1f\x7f]{0,256})")
 
 #: A form sends what was left empty: `?status=&tag=`.
@@ -103,12 +102,12 @@ async def list_jobs(
     *,
     status: Annotated[JobStatus | None, _EMPTY_IS_NONE] = None,
     tag: Annotated[str | None, _EMPTY_IS_NONE, Query(description="`name:value` or `name=value`.")] = None,
-    limit: Annotated[int, Query(ge=1, le=_PAGE_JOBS_MAX)] = 50,
-    cursor: Annotated[str | None, _EMPTY_IS_NONE, Query(description="`nextCursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_JOBS_MAX)] = 50,
+    cursor: Cursor = None,
 ) -> Response:
     """List jobs, newest first."""
     replica = replica_of(request)
-    wanted = JobFilter(status=status, tag=_tag(tag), before_id=_cursor(cursor), limit=limit + 1)
+    wanted = JobFilter(status=status, tag=_tag(tag), before_id=cursor, limit=limit + 1)
     found = await replica.ledger.jobs(caller, wanted)
     page = found[:limit]
     if any(job.status in MOVING for job in page):
@@ -310,12 +309,6 @@ def _tag(text: str | None) -> tuple[str, str] | None:
     if match is None:
         raise InvalidField("tag", "it is written name:value")
     return match[1], match[2]
-
-
-def _cursor(text: str | None) -> str | None:
-    if text is not None and not _CURSOR.fullmatch(text):
-        raise InvalidField("cursor", "it is nextCursor of the page before")
-    return text
 
 
 def _filename(job: Job) -> str:

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from rayhaul.wire import BatchRequest, EventView, JobRequest, KeyRequest, Problem
+from rayhaul.wire import BatchRequest, EventView, JobRequest, KeyRequest, PriorityRequest, Problem, StopRequest
 
 DESCRIPTION = """\
 Ask for a URL; agents fetch it in parallel ranges and stream it part by part into your bucket.
@@ -19,7 +19,15 @@ Errors are `application/problem+json` with a stable `code`. Times are RFC 3339 i
 _SECURITY_SCHEME = "apiKey"
 _TEMPLATE = "#/components/schemas/{model}"
 #: Models that no response declares by itself.
-_MODELS: tuple[type[BaseModel], ...] = (BatchRequest, EventView, JobRequest, KeyRequest, Problem)
+_MODELS: tuple[type[BaseModel], ...] = (
+    BatchRequest,
+    EventView,
+    JobRequest,
+    KeyRequest,
+    PriorityRequest,
+    Problem,
+    StopRequest,
+)
 
 _REASONS = {
     400: "The body is no JSON.",

@@ -1,15 +1,16 @@
-"""For those who run the cluster: health, metrics, the queue, the agents, and the page that says what this is."""
+"""For those who run the cluster: health, metrics, the queue and its valve, the live state of a job, and the page."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from rayhaul.errors import NotFound, Unavailable
-from rayhaul.wire import AgentsPage, CapacityView, QueueReport
+from rayhaul.errors import Unavailable
+from rayhaul.wire import JobStateReport, PriorityRequest, QueueReport
 from serve_app import exposition
 from serve_app.auth import Caller, Operator
-from serve_app.openapi import OPEN, problems_of
-from serve_app.replica import replica_of
-from serve_app.views import agent_view, queue_report, reply
+from serve_app.bodies import parsed
+from serve_app.openapi import OPEN, json_body, problems_of
+from serve_app.replica import PathId, replica_of
+from serve_app.views import job_state_report, queue_report, reply
 
 routes = APIRouter(tags=["operations"])
 
@@ -66,20 +67,41 @@ async def queue(request: Request, caller: Caller) -> Response:  # noqa: ARG001 -
     return reply(queue_report(await replica_of(request).plane.queue()))
 
 
-@routes.get("/agents", response_model=AgentsPage, responses=problems_of(401, 403, 503))
-async def list_agents(request: Request, operator: Operator) -> Response:  # noqa: ARG001 - the check is the use
-    """List the agents and how much of each is in use. Operators only."""
-    agents = await replica_of(request).plane.agents()
-    return reply(AgentsPage(agents=[agent_view(agent) for agent in agents]))
+@routes.post(
+    "/queue/pause",
+    response_model=QueueReport,
+    responses=problems_of(400, 401, 403, 413, 422, 503),
+    openapi_extra=json_body(PriorityRequest),
+)
+async def pause_queue(request: Request, operator: Operator) -> Response:  # noqa: ARG001 - the check is the use
+    """Start no more jobs of a priority; those that run go on. It holds until it is resumed. Operators only."""
+    return await _set_paused(request, paused=True)
 
 
-@routes.get("/agents/{agent}", response_model=CapacityView, responses=problems_of(401, 403, 404, 503))
-async def show_agent(request: Request, operator: Operator, agent: str) -> Response:  # noqa: ARG001
-    """Show one agent. Operators only."""
-    for known in await replica_of(request).plane.agents():
-        if known.agent == agent:
-            return reply(agent_view(known))
-    raise NotFound
+@routes.post(
+    "/queue/resume",
+    response_model=QueueReport,
+    responses=problems_of(400, 401, 403, 413, 422, 503),
+    openapi_extra=json_body(PriorityRequest),
+)
+async def resume_queue(request: Request, operator: Operator) -> Response:  # noqa: ARG001 - the check is the use
+    """Go on starting the jobs of a priority. Operators only."""
+    return await _set_paused(request, paused=False)
+
+
+async def _set_paused(request: Request, *, paused: bool) -> Response:
+    replica = replica_of(request)
+    asked = await parsed(request, PriorityRequest)
+    return reply(queue_report(await replica.finish(replica.plane.set_paused(asked.priority, paused=paused))))
+
+
+@routes.get("/internal/jobs/{job_id}/state", response_model=JobStateReport, responses=problems_of(401, 403, 404, 503))
+async def job_state(request: Request, operator: Operator, job_id: PathId) -> Response:  # noqa: ARG001
+    """Show a job as the scheduler sees it: its leases, its upload, why it does not run. Operators only."""
+    replica = replica_of(request)
+    state = await replica.plane.job_state(job_id)
+    await replica.live.refresh()
+    return reply(job_state_report(state, replica.live.of(job_id), bucket=replica.links.bucket))
 
 
 @routes.get("/", include_in_schema=False)

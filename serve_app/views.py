@@ -13,22 +13,29 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from actors.ports import AgentView, QueueView
+from actors.ports import AgentView, JobState, LeaseView, QueueView
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress
+from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey
 from rayhaul.log import redacted
 from rayhaul.wire import (
+    AgentJobReport,
     CapacityView,
+    DeadLetterView,
     Destination,
     ErrorView,
     EventView,
+    JobStateReport,
     JobView,
     KeyCreated,
     KeyView,
+    LeaseReport,
     MetadataView,
     ProgressView,
     QueueReport,
     ResultView,
+    SessionView,
+    StripeView,
 )
 
 #: While bytes move, speed and time left mean something.
@@ -196,15 +203,72 @@ def agent_view(agent: AgentView) -> CapacityView:
         bytes_per_second=round(agent.capacity.bytes_per_s, 1),
         heartbeat_age_seconds=round(agent.heartbeat_age_s, 3),
         leases=agent.leases_count,
+        unfit=_sentence(agent.unfit),
     )
+
+
+def _sentence(text: str | None) -> str | None:
+    return None if text is None else without_secrets(text)
 
 
 def queue_report(queue: QueueView) -> QueueReport:
     return QueueReport(
         depth={priority.value: queue.depth.get(priority.value, 0) for priority in Priority},
         oldest_age_seconds=round(queue.oldest_age_s, 3),
-        paused=list(queue.paused),
+        paused=[priority.value for priority in Priority if priority in queue.paused],
         dlq_depth=queue.dead_letters_count,
+        parked=_sentence(queue.parked),
+    )
+
+
+def dead_letter_view(job: Job, *, bucket: str) -> DeadLetterView:
+    return DeadLetterView(**dict(job_view(job, None, bucket=bucket)), dead_lettered_at=job.dead_lettered_at)
+
+
+def lease_report(lease: LeaseView) -> LeaseReport:
+    return LeaseReport(
+        lease_id=lease.lease_id,
+        agent=lease.agent,
+        epoch=lease.epoch,
+        stripe=StripeView(first_part=lease.first_part, end_part=lease.end_part),
+        granted_at=lease.granted_at,
+        progress=None if lease.progress is None else progress_view(lease.progress),
+        idle_seconds=None if lease.idle_s is None else round(lease.idle_s, 3),
+        doing=_sentence(lease.doing),
+    )
+
+
+def agent_job_report(agent: str, state: JobState) -> AgentJobReport | None:
+    """Return what the agent does for the job; None where it holds no lease of it."""
+    leases = [lease_report(lease) for lease in state.leases if lease.agent == agent]
+    if not leases:
+        return None
+    return AgentJobReport(agent=agent, job_id=state.job.id, status=state.job.status, leases=leases)
+
+
+def job_state_report(state: JobState, live: Progress | None, *, bucket: str) -> JobStateReport:
+    return JobStateReport(
+        job=job_view(state.job, live, bucket=bucket),
+        epoch=state.job.epoch,
+        dead_lettered_at=state.job.dead_lettered_at,
+        leases=[lease_report(lease) for lease in state.leases],
+        session=None if state.session is None else _session_view(state.session),
+        parts_done=state.parts_done,
+        last_progress=None if live is None else progress_view(live),
+        waits_for=_sentence(state.waits_for),
+    )
+
+
+def _session_view(session: UploadSession) -> SessionView:
+    return SessionView(
+        session_id=session.session_id,
+        bucket=session.bucket,
+        key=session.key,
+        upload_id=session.upload_id,
+        part_bytes=session.part_bytes,
+        size_bytes=session.size_bytes,
+        state=session.state,
+        created_at=session.created_at,
     )
 
 

@@ -17,6 +17,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Longest wait within a lease.
+_WAIT_S_MAX = 60.0
+
 #: Another try within the lease cannot cure these: the source is another file, or the upload or the lease is gone.
 ENDS_LEASE = (ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
 
@@ -38,6 +41,10 @@ class LeaseControl(Protocol):
 
     def progress(self, bytes_moved: int) -> None:
         """Count bytes that are safe or on their way; negative where some have to be moved again."""
+        ...
+
+    def doing(self, what: str) -> None:
+        """Note, for a person or a watchdog that asks, what the lease is doing from now on."""
         ...
 
     def check(self) -> None:
@@ -73,4 +80,9 @@ class Tries:
                     raise
                 _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
                 delay_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
+                if delay_s > _WAIT_S_MAX:
+                    # So long a wait needs no slot: the job waits in the queue.
+                    raise
+            self._control.doing("waiting to try again")
             await asyncio.sleep(delay_s)
+            self._control.doing("moving bytes")

@@ -19,9 +19,11 @@ from typing import Any
 import uvicorn
 
 from actors.agent import Agent
+from actors.courier import Courier
 from actors.decisions import Rules
 from actors.scheduler import Scheduler
 from rayhaul import keys
+from rayhaul.alert_file import read_scaling_rule
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.lease import AgentReport, Order, ReportReply
@@ -73,6 +75,10 @@ class LocalAgents:
         if agent in self._agents:
             await self._agents[agent].drain()
 
+    async def withdraw(self, agent: str) -> None:
+        if agent in self._agents:
+            await self.kill(agent)
+
     async def names(self) -> Sequence[str]:
         return list(self._agents)
 
@@ -107,9 +113,17 @@ class LocalAgents:
             new_id=IdFactory(),
             rng=Random(1),
         )
-        self._running[agent] = asyncio.create_task(self._agents[agent].run())
+        self._running[agent] = asyncio.create_task(self._run(agent))
         # Orders may come as soon as the agent reports: it must be running by then.
         await asyncio.sleep(0)
+
+    async def _run(self, agent: str) -> None:
+        """Work until told to go; who is drained is gone."""
+        mine = self._agents[agent]
+        await mine.run()
+        if self._agents.get(agent) is mine:
+            del self._agents[agent], self._running[agent]
+            await self._stack.pop(agent).aclose()
 
     async def kill(self, agent: str) -> None:
         """End an agent as SIGKILL would: nothing is told, nothing tidied up in the bucket."""
@@ -153,6 +167,7 @@ def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Sc
         settings=settings,
         bucket=settings.s3.bucket,
         rules=rules,
+        scaling_rule=read_scaling_rule(settings.scaling.rules_path),
         clock=time,
         new_id=IdFactory(),
     )
@@ -178,6 +193,14 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         await scheduler.start()
         turning = asyncio.create_task(scheduler.run())
         stack.push_async_callback(_finished, scheduler, turning)
+        webhooks = await stack.enter_async_context(
+            GuardedClient(settings.egress, settings.source, connections_max=8, meter=Meter())
+        )
+        courier = Courier(
+            ledger=ledger, client=webhooks, settings=settings.webhook, meter=Meter(), rng=Random(1), poll_s=0.1
+        )
+        carrying = asyncio.create_task(courier.run())
+        stack.push_async_callback(_finished, courier, carrying)
         reader = open_ledger(settings.ledger, url, read_only=True)
         stack.push_async_callback(reader.close)
         links = await stack.enter_async_context(Sink(settings.s3, meter=Meter(), connections_max=1))
@@ -200,8 +223,8 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         )
 
 
-async def _finished(scheduler: Scheduler, turning: asyncio.Task[None]) -> None:
-    await scheduler.stop()
+async def _finished(looping: Scheduler | Courier, turning: asyncio.Task[None]) -> None:
+    await looping.stop()
     await turning
 
 

@@ -6,6 +6,7 @@ as in production.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -17,21 +18,26 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from seams import BUCKET, Clock, FakeLinks, Seam
 
 from actors.ports import (
     Accepted,
     AgentView,
     Command,
     ControlPlane,
+    JobState,
+    LeaseView,
     ProgressPage,
     QueueView,
     Submission,
 )
-from rayhaul.errors import Conflict, IdempotencyMismatch, NotFound
+from rayhaul.capacity import AgentState
+from rayhaul.errors import Conflict, Failure, IdempotencyMismatch, NotFound, SourceBusy
 from rayhaul.ids import IdFactory
-from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobStatus, Metadata, Progress, utc
+from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobStatus, Metadata, Priority, Progress, utc
 from rayhaul.keys import new_key
-from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, Ledger, Role, Viewer
+from rayhaul.lease import UploadSession
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, JobFilter, Ledger, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter, Snapshot, merge
 from rayhaul.settings import ApiSettings, LedgerSettings, Settings
@@ -45,7 +51,6 @@ _COMMANDS = {
     Command.RETRY: JobEvent.REQUEUED,
     Command.REQUEUE: JobEvent.REQUEUED,
 }
-BUCKET = "bucket"
 
 
 class SmallPlane:
@@ -62,6 +67,12 @@ class SmallPlane:
         self.live: dict[str, tuple[int, Progress]] = {}
         self.asked_for_progress = 0
         self.known_agents: list[AgentView] = []
+        self.paused: set[Priority] = set()
+        self.parked: str | None = None
+        #: By job id: what agents hold of it, its upload, and why it waits.
+        self.leases: dict[str, list[LeaseView]] = {}
+        self.sessions: dict[str, UploadSession] = {}
+        self.waits_for: dict[str, str] = {}
         self.is_ready = True
 
     async def submit(self, submission: Submission) -> Accepted:
@@ -109,15 +120,17 @@ class SmallPlane:
     async def move(self, job_id: str, *events: JobEvent, **changes: Any) -> Job:
         """Let these events happen to a job, in one commit; `changes` come with the last one."""
         async with self._turn:
-            before = await self._ledger.job(_EVERYTHING, job_id)
-            job, records = before, []
-            for event in events:
-                job = job.after(event)
-                records.append(self._event(job, event, {}))
-            started = job.started_at or (utc(self._clock()) if job.status is JobStatus.DOWNLOADING else None)
-            job = replace(job, version=before.version + 1, started_at=started, **changes)
-            await self._ledger.commit(Batch(jobs_changed=[job], events=records))
-            return job
+            return await self._move(await self._ledger.job(_EVERYTHING, job_id), *events, **changes)
+
+    async def _move(self, before: Job, *events: JobEvent, **changes: Any) -> Job:
+        job, records = before, []
+        for event in events:
+            job = job.after(event)
+            records.append(self._event(job, event, {}))
+        started = job.started_at or (utc(self._clock()) if job.status is JobStatus.DOWNLOADING else None)
+        job = replace(job, version=before.version + 1, **{"started_at": started, **changes})
+        await self._ledger.commit(Batch(jobs_changed=[job], events=records))
+        return job
 
     async def complete(self, job_id: str, size_bytes: int = 1000, key: str = "a/file.bin") -> Job:
         """Let a queued job run to its end."""
@@ -136,6 +149,13 @@ class SmallPlane:
         return await self.move(
             job_id, *happened, metadata=found, result=result, key=key, completed_at=utc(self._clock())
         )
+
+    async def bury(self, job_id: str, error: Failure | None = None) -> Job:
+        """Let a queued job run out of deliveries."""
+        now = utc(self._clock())
+        happened = (JobEvent.STARTED, JobEvent.REQUEUED, JobEvent.FAILED, JobEvent.DEADLETTERED)
+        died = {"error": error or SourceBusy().failure(), "completed_at": now, "dead_lettered_at": now}
+        return await self.move(job_id, *happened, attempt=5, requeues=1, **died)
 
     def tell_progress(self, job_id: str, progress: Progress) -> None:
         self.version += 1
@@ -162,7 +182,62 @@ class SmallPlane:
         return self.known_agents
 
     async def queue(self) -> QueueView:
-        return QueueView(depth={"normal": 2}, oldest_age_s=1.5, paused=["low"], dead_letters_count=1)
+        everything = 10_000
+        waiting = await self._ledger.jobs(_EVERYTHING, JobFilter(status=JobStatus.QUEUED, limit=everything))
+        dead = await self._ledger.jobs(_EVERYTHING, JobFilter(dead_lettered=True, limit=everything))
+        oldest = min((job.created_at for job in waiting), default=utc(self._clock()))
+        return QueueView(
+            depth=Counter(job.spec.priority.value for job in waiting),
+            oldest_age_s=(utc(self._clock()) - oldest).total_seconds(),
+            paused=sorted(self.paused),
+            dead_letters_count=len(dead),
+            parked=self.parked,
+        )
+
+    async def set_paused(self, priority: Priority, *, paused: bool) -> QueueView:
+        (self.paused.add if paused else self.paused.discard)(priority)
+        return await self.queue()
+
+    async def replay(self, job_id: str) -> Job:
+        async with self._turn:
+            job = await self._dead(job_id)
+            alive = {"attempt": 0, "requeues": 0, "error": None, "started_at": None, "completed_at": None}
+            return await self._move(job, JobEvent.REQUEUED, dead_lettered_at=None, **alive)
+
+    async def discard(self, job_id: str) -> Job:
+        async with self._turn:
+            return await self._move(await self._dead(job_id), dead_lettered_at=None)
+
+    async def _dead(self, job_id: str) -> Job:
+        job = await self._ledger.job(_EVERYTHING, job_id)
+        if job.dead_lettered_at is None:
+            raise Conflict("the job is not dead-lettered")
+        return job
+
+    async def job_state(self, job_id: str) -> JobState:
+        session = self.sessions.get(job_id)
+        return JobState(
+            job=await self._ledger.job(_EVERYTHING, job_id),
+            leases=self.leases.get(job_id, []),
+            session=session,
+            parts_done=len(await self._ledger.parts(session.session_id)) if session else 0,
+            waits_for=self.waits_for.get(job_id),
+        )
+
+    async def stop_job(self, agent: str, job_id: str) -> Job:
+        leases = self.leases.get(job_id, [])
+        kept = [lease for lease in leases if lease.agent != agent]
+        if kept == leases:
+            raise NotFound
+        self.leases[job_id] = kept
+        return await self.move(job_id, JobEvent.REQUEUED)
+
+    async def drain(self, agent: str) -> AgentView:
+        for index, known in enumerate(self.known_agents):
+            if known.agent == agent:
+                self.known_agents[index] = replace(known, state=AgentState.DRAINING)
+                return self.known_agents[index]
+        raise NotFound
 
     async def create_key(self, key: ApiKey) -> None:
         await self._ledger.commit(Batch(keys=[key]))
@@ -180,54 +255,6 @@ class SmallPlane:
 
     async def ready(self) -> bool:
         return self.is_ready
-
-
-class Seam:
-    """A real part of the system, some of whose calls fail, wait, or are done another way."""
-
-    def __init__(self, inner: object) -> None:
-        self.inner: Any = inner
-        #: What these calls raise.
-        self.fail: dict[str, Exception] = {}
-        #: These calls set the first event when they come, and go on after the second.
-        self.hold: dict[str, tuple[asyncio.Event, asyncio.Event]] = {}
-        #: What is called in their place.
-        self.instead: dict[str, Callable[..., Any]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.fail or name in self.hold:
-            return self._troubled(name)
-        return self.instead.get(name) or getattr(self.inner, name)
-
-    def _troubled(self, name: str) -> Callable[..., Any]:
-        async def call(*arguments: Any, **options: Any) -> Any:
-            if name in self.fail:
-                raise self.fail[name]
-            entered, release = self.hold[name]
-            entered.set()
-            await release.wait()
-            return await getattr(self.inner, name)(*arguments, **options)
-
-        return call
-
-
-class FakeLinks:
-    """Links without a bucket: presigning is arithmetic, and its real arithmetic is tested with the sink."""
-
-    bucket = BUCKET
-
-    def presign_get(self, key: str, *, filename: str, expires_s: int) -> str:
-        return (
-            f"https://s3.example/{BUCKET}/{key}?filename={filename}&X-Amz-Expires={expires_s}&X-Amz-Signature=sig%2F1"
-        )
-
-
-@dataclass(slots=True)
-class Clock:
-    offset_s: float = 0.0
-
-    def __call__(self) -> float:
-        return time() + self.offset_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,15 +291,20 @@ class Site:
 def api_settings(**api: Any) -> Settings:
     return Settings().model_copy(
         update={
-            "api": ApiSettings(**{"event_poll_s": 0.01, "key_cache_s": 0, **api}),
+            "api": ApiSettings(**{"key_cache_s": 0, **api}),
         }
     )
 
 
 @asynccontextmanager
-async def site_at(directory: Path, settings: Settings | None = None) -> AsyncIterator[Site]:
-    """Yield the API over a fresh SQLite ledger, with keys for alice, bob (users) and olga (operator)."""
-    ledger = open_ledger(LedgerSettings(), f"sqlite:///{directory / 'ledger.db'}")
+async def site_at(
+    directory: Path, settings: Settings | None = None, ledger: SqlLedger | None = None
+) -> AsyncIterator[Site]:
+    """Yield the API with keys for alice, bob (users) and olga (operator).
+
+    It is over `ledger`, which it closes in the end, or over a fresh one on SQLite.
+    """
+    ledger = ledger or open_ledger(LedgerSettings(event_poll_s=0.01), f"sqlite:///{directory / 'ledger.db'}")
     clock = Clock()
     plane = SmallPlane(ledger, clock)
     plane_seam, ledger_seam = Seam(plane), Seam(ledger)

@@ -1,4 +1,4 @@
-"""`rayhaul up` and `down`: the embedded cluster, as a process that this one starts, becomes, or stops.
+"""`rayhaul up` and `down`, `deploy` and `undeploy`: processes that this one starts, becomes, or stops.
 
 Laws of this file:
 1. The cluster's code is not imported: the command line installs without it.
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -41,6 +41,8 @@ DataDir = Annotated[
     typer.Option(help="Where the cluster keeps its data.", show_default="RAYHAUL_DATA_DIR, else ~/.rayhaul"),
 ]
 
+Address = Annotated[str, typer.Option(help="Address of the Ray cluster's head; `auto`: the one this machine is in.")]
+
 
 def up(
     *,
@@ -54,20 +56,19 @@ def up(
     """Start a cluster on this machine, or go on with the one that was there."""
     if as_json and not detach:
         raise UsageError("--json needs --detach: in the foreground the cluster speaks to people")
-    if importlib.util.find_spec("ray") is None:
-        complain("a cluster needs Ray and more: pip install 'rayhaul[cluster]'")
-        raise typer.Exit(Exit.USAGE)
+    _check_ray()
     place = _data_dir(data_dir)
-    command = [sys.executable, "-m", "serve_app.up", "--host", host, "--port", str(port), "--data-dir", str(place)]
+    words = ["--host", host, "--port", str(port), "--data-dir", str(place)]
     if agents is not None:
-        command += ["--agents", str(agents)]
+        words += ["--agents", str(agents)]
     if not detach:
         # From here on this process is the cluster, which says by itself where another one holds the directory.
-        os.execv(sys.executable, command)  # noqa: S606 - no shell, and our own interpreter
+        _become("serve_app.up", words)
     running = read_up_file(place)
     if running is not None and running.is_running:
         _tell(running, place, "Rayhaul is up already.", as_json=as_json)
     else:
+        command = [sys.executable, "-m", "serve_app.up", *words]
         _tell(_start(command, place), place, "Rayhaul is up.", as_json=as_json)
 
 
@@ -93,6 +94,49 @@ def down(*, data_dir: DataDir = None, as_json: Json = False) -> None:
     if read_up_file(place) == running:
         remove_up_file(place)
     _report_stop("stopped", is_stopped=True, as_json=as_json)
+
+
+def deploy(
+    *,
+    address: Address = "auto",
+    host: Annotated[str, typer.Option(help="Address that the API listens on, on each node.")] = "0.0.0.0",  # noqa: S104
+    port: Annotated[int, typer.Option(help="Port that the API listens on.", min=1, max=65_535)] = 8000,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the operator's key is written, and a SQLite ledger lies.",
+            show_default="RAYHAUL_DATA_DIR, else ~/.rayhaul",
+        ),
+    ] = None,
+    ready_s: Annotated[float, typer.Option(help="Longest wait until it is ready, seconds.", min=1)] = 300,
+    key_only: Annotated[bool, typer.Option("--key-only", help="Only make an operator's key; needs no Ray.")] = False,
+) -> None:
+    """Start Rayhaul on a Ray cluster that runs (`ray up`), or bring it up to date there; it goes on by itself.
+
+    Run it on a node of that cluster, with the settings it is to have (RAYHAUL_…) in the environment.
+    """
+    _check_ray()
+    words = ["--address", address, "--host", host, "--port", str(port), "--ready-s", str(ready_s)]
+    if data_dir is not None:
+        words += ["--data-dir", str(data_dir.expanduser().resolve())]
+    _become("serve_app.deploy", [*words, *(["--key-only"] if key_only else [])])
+
+
+def undeploy(*, address: Address = "auto") -> None:
+    """Stop Rayhaul on a Ray cluster. Ledger and bucket stay; its jobs go on with the next `deploy`."""
+    _check_ray()
+    _become("serve_app.deploy", ["--address", address, "--stop"])
+
+
+def _check_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        complain("a cluster needs Ray and more: pip install 'rayhaul[cluster]'")
+        raise typer.Exit(Exit.USAGE)
+
+
+def _become(module: str, words: Sequence[str]) -> NoReturn:
+    """Go on as the process that does it: the exit code is its own."""
+    os.execv(sys.executable, [sys.executable, "-m", module, *words])  # noqa: S606 - no shell, and our own interpreter
 
 
 def _data_dir(given: Path | None) -> Path:

@@ -11,11 +11,13 @@ from rich.live import Live
 from rich.text import Text
 
 from rayhaul.cli.connect import Exit, exit_of, with_client
+from rayhaul.cli.leases import print_state
 from rayhaul.cli.output import (
     Json,
     complain,
     console,
     duration,
+    facts_table,
     jobs_table,
     moment,
     percent,
@@ -97,9 +99,16 @@ def _state(job: JobView) -> tuple[str, str]:
 def job(
     job_id: Annotated[str, typer.Argument(help="Id of the job.", metavar="ID", show_default=False)],
     *,
+    state: Annotated[
+        bool, typer.Option("--state", help="As the scheduler sees it: leases, upload, why it waits. Operators only.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one job and what happened to it."""
+    if state:
+        seen = with_client(lambda client: client.job_state(job_id))
+        print_json(seen) if as_json else print_state(seen)
+        return
     if as_json:
         print_json(with_client(lambda client: client.get(job_id)))
         return
@@ -108,16 +117,11 @@ def job(
         return await client.get(job_id), await client.history(job_id)
 
     found, history = with_client(look)
-    facts = table("", "")
-    facts.show_header = False
-    for name, value in _facts(found):
-        if value:
-            facts.add_row(name, Text(plain(value)))
     events = table("WHEN", "EVENT", "WHAT")
     for event in history:
         events.add_row(moment(event.ts), event.event, Text(_what(event)))
     screen = console()
-    screen.print(facts)
+    screen.print(facts_table(_facts(found)))
     screen.print()
     screen.print(events)
 
@@ -161,25 +165,27 @@ def _what(event: EventView) -> str:
 
 def cancel(job_ids: Ids, *, as_json: Json = False) -> None:
     """Stop jobs for good."""
-    _act(job_ids, lambda client, job_id: client.cancel(job_id), as_json=as_json)
+    act_on_jobs(job_ids, lambda client, job_id: client.cancel(job_id), as_json=as_json)
 
 
 def pause(job_ids: Ids, *, as_json: Json = False) -> None:
     """Stop jobs for now; what is in the bucket stays."""
-    _act(job_ids, lambda client, job_id: client.pause(job_id), as_json=as_json)
+    act_on_jobs(job_ids, lambda client, job_id: client.pause(job_id), as_json=as_json)
 
 
 def resume(job_ids: Ids, *, as_json: Json = False) -> None:
     """Let paused jobs go on from where they were."""
-    _act(job_ids, lambda client, job_id: client.resume(job_id), as_json=as_json)
+    act_on_jobs(job_ids, lambda client, job_id: client.resume(job_id), as_json=as_json)
 
 
 def retry(job_ids: Ids, *, as_json: Json = False) -> None:
     """Queue failed or cancelled jobs again."""
-    _act(job_ids, lambda client, job_id: client.retry(job_id), as_json=as_json)
+    act_on_jobs(job_ids, lambda client, job_id: client.retry(job_id), as_json=as_json)
 
 
-def _act(job_ids: Sequence[str], act: Callable[[AsyncClient, str], Awaitable[JobView]], *, as_json: bool) -> None:
+def act_on_jobs(
+    job_ids: Sequence[str], act: Callable[[AsyncClient, str], Awaitable[JobView]], *, as_json: bool
+) -> None:
     """Do it to each job; one that refuses keeps none of the others from it."""
 
     async def act_on_all(client: AsyncClient) -> tuple[Sequence[JobView], Sequence[tuple[str, ApiError]]]:

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 import rayhaul
-from rayhaul.cli import cluster, keys
-from rayhaul.cli.agents import agents
+from rayhaul.cli import agents, cluster, dlq, keys, queue
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
 from rayhaul.cli.jobs import cancel, job, jobs, pause, resume, retry
@@ -43,8 +42,23 @@ def options(
     del version
 
 
-for command in (cluster.up, cluster.down, get, jobs, job, cancel, pause, resume, retry, agents):
+for command in (
+    cluster.up,
+    cluster.down,
+    cluster.deploy,
+    cluster.undeploy,
+    get,
+    jobs,
+    job,
+    cancel,
+    pause,
+    resume,
+    retry,
+):
     app.command()(command)
+app.add_typer(queue.app, name="queue")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 
 

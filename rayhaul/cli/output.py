@@ -148,6 +148,16 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
     return made
 
 
+def facts_table(facts: Sequence[tuple[str, str]]) -> Table:
+    """Return names and values without a header; what has no value is left out."""
+    made = table("", "")
+    made.show_header = False
+    for name, value in facts:
+        if value:
+            made.add_row(name, Text(plain(value)))
+    return made
+
+
 def jobs_table(jobs: Sequence[JobView], now: datetime, columns_max: int) -> Table:
     """Return the table of jobs, with fewer facts where the terminal has fewer columns."""
     is_wide = columns_max >= _WIDE_COLUMNS

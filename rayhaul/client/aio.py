@@ -4,27 +4,17 @@ import asyncio
 import builtins
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 from pydantic import BaseModel, ValidationError
 
 from rayhaul.client.endpoint import Endpoint, find_endpoint
-from rayhaul.client.errors import (
-    ApiError,
-    Conflict,
-    ConnectionFailed,
-    JobCancelled,
-    JobFailed,
-    NotFound,
-    ServiceFailed,
-    Throttled,
-    WaitTimeout,
-)
+from rayhaul.client.errors import Conflict, ConnectionFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
 from rayhaul.client.feed import EventFeed
 from rayhaul.client.fields import (
     JobFields,
@@ -38,23 +28,30 @@ from rayhaul.client.fields import (
 from rayhaul.client.retries import Patience
 from rayhaul.client.saving import OnBytes, save
 from rayhaul.client.transport import CORRELATION_ID, IDEMPOTENCY_KEY, Answer, Transport
-from rayhaul.job import FINAL, JobStatus
+from rayhaul.client.waiting import PASSING, OnEvent, final
+from rayhaul.job import FINAL, JobStatus, Priority
 from rayhaul.wire import (
+    AgentJobReport,
     AgentsPage,
     BatchAccepted,
     BatchRequest,
     CapacityView,
+    DeadLetterPage,
+    DeadLetterView,
     DownloadLink,
     EventPage,
     EventView,
     JobPage,
     JobRequest,
+    JobStateReport,
     JobView,
     KeyCreated,
     KeyRequest,
     KeysPage,
     KeyView,
+    PriorityRequest,
     QueueReport,
+    StopRequest,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -71,9 +68,6 @@ BATCH_JOBS = 1000
 PAGE_JOBS = 100
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-
-#: What passes by itself while a cluster restarts or is crowded.
-_PASSING = (ConnectionFailed, ServiceFailed, Throttled)
 
 
 class AsyncClient:
@@ -170,8 +164,7 @@ class AsyncClient:
         cursor: str | None = None,
     ) -> JobPage:
         """Return one page of jobs, newest first."""
-        asked = {"status": status, "tag": tag, "limit": limit, "cursor": cursor}
-        params = {name: str(value) for name, value in asked.items() if value is not None}
+        params = _params(status=status, tag=tag, limit=limit, cursor=cursor)
         return self._read(JobPage, await self._http.request("GET", "/jobs", params=params))
 
     async def iter_jobs(
@@ -187,16 +180,15 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def wait(
-        self, job_id: str, timeout_s: float | None = None, on_event: Callable[[EventView], None] | None = None
-    ) -> JobView:
+    async def wait(self, job_id: str, timeout_s: float | None = None, on_event: OnEvent | None = None) -> JobView:
         """Return the job once it is completed, by its events where they come through, else by asking now and then.
 
         Raises: JobFailed, JobCancelled, WaitTimeout (the job goes on).
         """
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                job = await self._final(job_id, on_event)
+                feed = EventFeed(self._http, _path(job_id, "events"))
+                job = await final(lambda: self.get(job_id), feed, self._patience(), on_event)
         except TimeoutError:
             if not scope.expired() or timeout_s is None:
                 raise
@@ -225,7 +217,7 @@ class AsyncClient:
                 patience.forgive()
                 if feed.is_over or (not feed.has_heard and (await self.get(job_id)).status in FINAL):
                     return
-            except _PASSING:
+            except PASSING:
                 if patience.is_over():
                     raise
             await asyncio.sleep(max(feed.retry_s, patience.pause_s()))
@@ -270,11 +262,62 @@ class AsyncClient:
         await save(self._http, link, job.result, target, progress)
         return target
 
-    async def agents(self) -> builtins.list[CapacityView]:
-        return self._read(AgentsPage, await self._http.request("GET", "/agents")).agents
+    async def job_state(self, job_id: str) -> JobStateReport:
+        """Return the job as the scheduler sees it now. For operators."""
+        return self._read(JobStateReport, await self._http.request("GET", f"/internal{_path(job_id, 'state')}"))
+
+    async def dead_letters(self, *, limit: int | None = None, cursor: str | None = None) -> DeadLetterPage:
+        """Return one page of the dead-lettered jobs, newest first."""
+        params = _params(limit=limit, cursor=cursor)
+        return self._read(DeadLetterPage, await self._http.request("GET", "/dlq", params=params))
+
+    async def iter_dead_letters(self, *, page_size: int = PAGE_JOBS) -> AsyncGenerator[DeadLetterView, None]:
+        """Yield all dead-lettered jobs, newest first, a page at a time."""
+        cursor: str | None = None
+        while True:
+            page = await self.dead_letters(limit=page_size, cursor=cursor)
+            for job in page.jobs:
+                yield job
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def replay(self, job_id: str) -> JobView:
+        """Give a dead-lettered job another life. Raises: Conflict where it is not, or no longer, dead-lettered."""
+        return self._read(JobView, await self._http.request("POST", f"/dlq/{_checked(job_id)}/replay"))
+
+    async def discard(self, job_id: str) -> JobView:
+        """Take a job out of the dead letters, where it stays failed; a second time changes nothing."""
+        return self._read(JobView, await self._http.request("DELETE", f"/dlq/{_checked(job_id)}"))
 
     async def queue(self) -> QueueReport:
         return self._read(QueueReport, await self._http.request("GET", "/queue"))
+
+    async def pause_queue(self, priority: Priority | Literal["low", "normal", "high"]) -> QueueReport:
+        """Start no more jobs of a priority until `resume_queue`; those that run go on. For operators."""
+        return self._read(QueueReport, await self._post("/queue/pause", PriorityRequest, priority=priority))
+
+    async def resume_queue(self, priority: Priority | Literal["low", "normal", "high"]) -> QueueReport:
+        return self._read(QueueReport, await self._post("/queue/resume", PriorityRequest, priority=priority))
+
+    async def agents(self) -> builtins.list[CapacityView]:
+        return self._read(AgentsPage, await self._http.request("GET", "/agents")).agents
+
+    async def agent(self, agent: str) -> CapacityView:
+        return self._read(CapacityView, await self._http.request("GET", _agent_path(agent)))
+
+    async def agent_status(self, agent: str, job_id: str) -> AgentJobReport:
+        """Return what an agent does for a job. Raises: NotFound where it does nothing for it."""
+        path = _agent_path(agent, "status", _checked(job_id))
+        return self._read(AgentJobReport, await self._http.request("GET", path))
+
+    async def stop_job(self, agent: str, job_id: str) -> JobView:
+        """Stop what an agent does for a job and hand the job back to the queue, uncharged. For operators."""
+        return self._read(JobView, await self._post(_agent_path(agent, "stop"), StopRequest, job_id=_checked(job_id)))
+
+    async def drain(self, agent: str) -> CapacityView:
+        """Let an agent finish what it holds and exit; a second time changes nothing. For operators."""
+        return self._read(CapacityView, await self._http.request("POST", _agent_path(agent, "drain")))
 
     async def create_key(
         self,
@@ -305,24 +348,8 @@ class AsyncClient:
     async def _act(self, job_id: str, verb: str) -> JobView:
         return self._read(JobView, await self._http.request("POST", _path(job_id, verb)))
 
-    async def _final(self, job_id: str, on_event: Callable[[EventView], None] | None) -> JobView:
-        feed = EventFeed(self._http, _path(job_id, "events"))
-        patience = self._patience()
-        while True:
-            try:
-                job = await self.get(job_id)
-            except _PASSING:
-                if patience.is_over():
-                    raise
-            else:
-                if job.status in FINAL:
-                    return job
-                patience.forgive()
-                if await _hear_final(feed, on_event):
-                    continue
-                if feed.has_heard:
-                    patience.renew()
-            await asyncio.sleep(patience.pause_s())
+    async def _post(self, path: str, model: type[BaseModel], **fields: Any) -> Answer:
+        return await self._http.request("POST", path, body=request(model, fields).model_dump_json(by_alias=True))
 
     def _patience(self) -> Patience:
         return Patience(self._reconnect_s_max, random.random)
@@ -332,20 +359,6 @@ class AsyncClient:
             return model.model_validate_json(answer.body)
         except ValidationError as err:
             raise ConnectionFailed(f"{self.endpoint.url} does not answer as Rayhaul does") from err
-
-
-async def _hear_final(feed: EventFeed, on_event: Callable[[EventView], None] | None) -> bool:
-    """Listen to one connection; return whether it told of a final state. A broken one is no error: the job is asked."""
-    try:
-        async with aclosing(feed.listen()) as heard:
-            async for event in heard:
-                if on_event is not None:
-                    on_event(event)
-                if event.seq is not None and event.status in FINAL:
-                    return True
-    except (ApiError, ConnectionFailed):
-        return False
-    return False
 
 
 def _submit_headers(idempotency_key: str, correlation_id: str | None) -> Mapping[str, str]:
@@ -362,3 +375,11 @@ def _checked(some_id: str) -> str:
 
 def _path(job_id: str, *rest: str) -> str:
     return "/".join(("/jobs", _checked(job_id), *rest))
+
+
+def _agent_path(agent: str, *rest: str) -> str:
+    return "/".join(("/agents", _checked(agent), *rest))
+
+
+def _params(**asked: object) -> Mapping[str, str]:
+    return {name: str(value) for name, value in asked.items() if value is not None}

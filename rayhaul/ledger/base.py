@@ -5,6 +5,8 @@ Laws of this file:
 2. One writer decides: a changed job names the version it was made from by its own (`version - 1`); where the ledger
    holds another one, somebody else wrote and the whole batch is refused.
 3. A reader says who reads (`Viewer`) first; a job of somebody else does not exist for it.
+4. Of two schedulers the one that took the lead last may write: a batch carries the epoch of its writer's leadership,
+   and one of an older epoch is refused as a whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from rayhaul.errors import ServiceError
-from rayhaul.job import EventRecord, Job, JobStatus
+from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, UploadSession
 
 
@@ -73,11 +75,31 @@ class OutboxRecord:
     event: str
     payload: Mapping[str, Any]
     created_at: datetime
+    #: Deliveries tried so far, and when the next one is due.
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingRecord:
+    """A decision about the number of agents, with what it was made from."""
+
+    ts: datetime
+    reason: str
+    wanted: int
+    online: int
+    pending: int
+    draining: int
+    load_pct: float | None
+    jobs_waiting: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one turn of the scheduler makes durable."""
+
+    #: The leadership (`Ledger.lead`) under which this is written; None: not checked, as before any scheduler runs.
+    leader_epoch: int | None = None
 
     jobs_new: Sequence[Job] = ()
     jobs_changed: Sequence[Job] = ()
@@ -92,10 +114,15 @@ class Batch:
     idempotency: Sequence[IdempotencyRecord] = ()
     outbox: Sequence[OutboxRecord] = ()
     keys: Sequence[ApiKey] = ()
+    #: The priorities that are paused from now on; None: as before.
+    paused: frozenset[Priority] | None = None
+    scaling: Sequence[ScalingRecord] = ()
 
     @property
     def is_empty(self) -> bool:
-        return not any(getattr(self, name) for name in self.__slots__)
+        if self.paused is not None:
+            return False
+        return not any(getattr(self, name) for name in self.__slots__ if name not in ("leader_epoch", "paused"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +146,8 @@ class LedgerState:
     #: Sessions that are open or aborting.
     sessions: Sequence[UploadSession] = ()
     dead_letters_count: int = 0
+    #: Priorities whose jobs are not to be started.
+    paused: frozenset[Priority] = frozenset()
     #: Counts of all jobs ever by status, for the counters.
     totals: Mapping[JobStatus, int] = field(default_factory=dict)
 
@@ -129,14 +158,32 @@ class LedgerConflict(ServiceError):
     code = "internal"
 
 
+class Deposed(LedgerConflict):
+    """Another scheduler took the lead: this one must stop writing for good."""
+
+    code = "internal"
+
+
 class Ledger(Protocol):
     """Raises: Unavailable where the database cannot be used for the moment."""
 
     async def commit(self, batch: Batch) -> None:
         """Write the batch.
 
-        Raises: LedgerConflict where a job's version is not the expected one; nothing is written then.
+        Raises: LedgerConflict where a job's version is not the expected one, Deposed where `leader_epoch` is not the
+        newest; nothing is written then.
         """
+        ...
+
+    async def lead(self, holder: str) -> int:
+        """Take the lead from whoever has it, durably; return the new leadership's epoch, one more than the last.
+
+        `holder` says who, for people: host and process.
+        """
+        ...
+
+    async def confirm(self, leader_epoch: int) -> None:
+        """Raises: Deposed where somebody else has taken the lead since."""
         ...
 
     async def job(self, viewer: Viewer, job_id: str) -> Job:
@@ -159,7 +206,15 @@ class Ledger(Protocol):
 
     async def last_seq(self) -> int: ...
 
+    async def news(self, seq: int, timeout_s: float) -> None:
+        """Return as soon as there may be an event after `seq`, at the latest after `timeout_s`."""
+        ...
+
     async def state(self) -> LedgerState: ...
+
+    async def session(self, session_id: str) -> UploadSession | None:
+        """Return a session, ended ones too."""
+        ...
 
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         """Return a session's parts by number."""
@@ -171,6 +226,22 @@ class Ledger(Protocol):
 
     async def forget_spent(self, before: datetime) -> int:
         """Delete idempotency records made before a time; return how many."""
+        ...
+
+    async def outbox(self, due: datetime, limit: int) -> Sequence[OutboxRecord]:
+        """Return messages whose next delivery is due, oldest first."""
+        ...
+
+    async def postpone_outbox(self, records: Sequence[OutboxRecord]) -> None:
+        """Keep the `attempts` and `next_attempt_at` of messages that could not be delivered."""
+        ...
+
+    async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
+        """Delete messages that were delivered or given up; return how many."""
+        ...
+
+    async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
+        """Return decisions about the number of agents, newest first."""
         ...
 
     async def key(self, key_id: str) -> ApiKey | None: ...

@@ -6,6 +6,8 @@ Laws of this file:
 2. Writing transactions come one after another, in all processes together: a reader that saw event n never later finds
    a smaller one it has not seen.
 3. A connection for reading can not write.
+4. A process has at most `pool_max` connections for reading, one for writing and, on PostgreSQL, one that listens;
+   before them, while it opens the ledger, one for the migration.
 """
 
 import json
@@ -34,6 +36,10 @@ _STATEMENT_TIMEOUT_S = 60
 #: PostgreSQL only: the advisory lock of writers (law 2) and of migrations; two arbitrary numbers.
 WRITER_LOCK = 0x7261_7968_0001
 MIGRATION_LOCK = 0x7261_7968_0002
+
+#: PostgreSQL only: where commits tell of new events. The table's oid follows: ledgers in several schemas of a database
+#: each have a channel of their own.
+NEWS_CHANNEL = "rayhaul_events_"
 
 _WRITER_PRAGMAS = (
     "journal_mode=WAL",
@@ -109,6 +115,16 @@ def readers(url: sa.URL, settings: LedgerSettings) -> sa.Engine:
     return engine
 
 
+def listener(url: sa.URL, settings: LedgerSettings) -> sa.Engine | None:
+    """Return an engine of one connection that can listen for commits; None for SQLite, which tells nobody."""
+    if sqlite_file(url) is not None:
+        return None
+    # Under a name of its own: an operator sees in pg_stat_activity why it is always there and always idle.
+    server = {"default_transaction_read_only": "on"}
+    engine = _postgresql(url, settings, connections=1, server=server, name="rayhaul listen")
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 def migrator(url: sa.URL, *, wait_max_s: float) -> sa.Engine:
     """Return an engine of one connection for changing the tables; its transactions exclude other migrations."""
     settings = LedgerSettings(busy_timeout_s=wait_max_s)
@@ -166,7 +182,9 @@ def _sqlite(url: sa.URL, settings: LedgerSettings, *, connections: int, pragmas:
     return sa.create_engine(url, creator=connect, json_serializer=_encode, **_pool(settings, connections))
 
 
-def _postgresql(url: sa.URL, settings: LedgerSettings, *, connections: int, server: Mapping[str, str]) -> sa.Engine:
+def _postgresql(
+    url: sa.URL, settings: LedgerSettings, *, connections: int, server: Mapping[str, str], name: str = "rayhaul"
+) -> sa.Engine:
     server = {
         "default_transaction_isolation": r"read\ committed",
         "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
@@ -174,7 +192,7 @@ def _postgresql(url: sa.URL, settings: LedgerSettings, *, connections: int, serv
         **server,
     }
     arguments = {
-        "application_name": "rayhaul",
+        "application_name": name,
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "keepalives_idle": _SILENCE_MAX_S // 3,
         "keepalives_interval": _SILENCE_MAX_S // 3,

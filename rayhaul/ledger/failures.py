@@ -77,8 +77,9 @@ def _of_postgresql(error: psycopg.Error) -> RayhaulError | None:
     if state == _POSTGRESQL_DUPLICATE:
         return LedgerConflict()
     if state is None:
-        # psycopg itself gave up: there is no connection (any more), so no server could say why.
+        # There is no connection (any more). Why one was refused (no place left, wrong password, no such database) the
+        # server says in its own language only: libpq hands out no SQLSTATE for it.
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        return Unavailable("the ledger's database can not be reached") if lost else None
+        return Unavailable("the ledger's database can not be reached, or does not let us in") if lost else None
     sentence = _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2])
     return None if sentence is None else Unavailable(sentence)

@@ -1,15 +1,17 @@
 """Queries: each takes a connection of a reader thread and, where rows belong to somebody, who reads."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from rayhaul.errors import NotFound
-from rayhaul.job import EventRecord, Job, JobStatus
-from rayhaul.lease import PartDone
+from rayhaul.job import EventRecord, Job, JobStatus, Priority
+from rayhaul.lease import PartDone, UploadSession
 from rayhaul.ledger import rows, tables
-from rayhaul.ledger.base import ApiKey, IdempotencyRecord, JobFilter, LedgerState, OutboxRecord, Viewer
+from rayhaul.ledger.base import ApiKey, IdempotencyRecord, JobFilter, LedgerState, OutboxRecord, ScalingRecord, Viewer
 from rayhaul.ledger.connect import of_one_snapshot
 
 #: Rows fetched at once where a result may be long: no second copy of it in memory.
@@ -36,21 +38,26 @@ def job(connection: sa.Connection, viewer: Viewer, job_id: str) -> Job:
 
 
 def jobs(connection: sa.Connection, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
-    query = sa.select(tables.jobs).where(_visible(viewer, _jobs.user_id))
+    query = sa.select(tables.jobs)
+    if wanted.tag is None:
+        owner, job_id = _jobs.user_id, _jobs.id
+    else:
+        # From the tags to their jobs, not the other way: owner and order are said of the tags.
+        tags = tables.job_tags.c
+        owner, job_id = tags.user_id, tags.job_id
+        query = query.join(tables.job_tags, tags.job_id == _jobs.id)
+        query = query.where(tags.key == wanted.tag[0], tags.value == wanted.tag[1])
+        if wanted.before_id is not None:
+            # PostgreSQL may walk along the jobs beside the tags: not from the newest one of all.
+            query = query.where(_jobs.id < wanted.before_id)
+    query = query.where(_visible(viewer, owner))
     if wanted.status is not None:
         query = query.where(_jobs.status == wanted.status)
     if wanted.dead_lettered:
         query = query.where(sa.text(tables.DEAD_LETTERS))
     if wanted.before_id is not None:
-        query = query.where(_jobs.id < wanted.before_id)
-    if wanted.tag is not None:
-        tags = tables.job_tags.c
-        query = query.join(tables.job_tags, tags.job_id == _jobs.id)
-        query = query.where(tags.key == wanted.tag[0], tags.value == wanted.tag[1])
-        if wanted.before_id is not None:
-            # Said of the tags as well, their index goes straight to the page.
-            query = query.where(tags.job_id < wanted.before_id)
-    return [rows.job(row) for row in connection.execute(query.order_by(_jobs.id.desc()).limit(wanted.limit))]
+        query = query.where(job_id < wanted.before_id)
+    return [rows.job(row) for row in connection.execute(query.order_by(job_id.desc()).limit(wanted.limit))]
 
 
 def history(connection: sa.Connection, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
@@ -75,6 +82,12 @@ def last_seq(connection: sa.Connection) -> int:
     return connection.execute(sa.select(sa.func.max(_events.seq))).scalar_one() or 0
 
 
+def leader_epoch(connection: sa.Connection) -> int | None:
+    """Return the newest leadership's epoch, None before the first one."""
+    query = sa.select(tables.leadership.c.epoch).where(tables.leadership.c.name == tables.SCHEDULER)
+    return connection.execute(query).scalar_one_or_none()
+
+
 def state(connection: sa.Connection) -> LedgerState:
     """Return all that a scheduler starts from, as of one moment."""
     connection = of_one_snapshot(connection)
@@ -89,8 +102,15 @@ def state(connection: sa.Connection) -> LedgerState:
         leases=[rows.lease(row) for row in _paged(connection, leases)],
         sessions=[rows.session(row) for row in _paged(connection, live)],
         dead_letters_count=connection.execute(dead).scalar_one(),
+        paused=frozenset(map(Priority, connection.execute(sa.select(tables.paused_priorities.c.priority)).scalars())),
         totals={JobStatus(status): count for status, count in connection.execute(counted)},
     )
+
+
+def session(connection: sa.Connection, session_id: str) -> UploadSession | None:
+    query = sa.select(tables.upload_sessions).where(tables.upload_sessions.c.session_id == session_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else rows.session(row)
 
 
 def parts(connection: sa.Connection, session_id: str) -> Sequence[PartDone]:
@@ -109,9 +129,26 @@ def spent(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> Mapping
     return found
 
 
-def outbox(connection: sa.Connection, limit: int) -> Sequence[OutboxRecord]:
-    query = sa.select(tables.outbox).order_by(tables.outbox.c.outbox_id).limit(limit)
-    return [rows.outbox(row) for row in connection.execute(query)]
+def outbox(connection: sa.Connection, due: datetime, limit: int) -> Sequence[OutboxRecord]:
+    """Return those that wait longest first: since they were made, or since their postponed delivery is due."""
+    connection = of_one_snapshot(connection)
+    columns = tables.outbox.c
+    query = sa.select(tables.outbox).order_by(columns.next_attempt_at, columns.outbox_id).limit(limit)
+    # Two walks along one index. In one query, `OR` would cost the order.
+    found = [
+        rows.outbox(row)
+        for condition in (columns.next_attempt_at.is_(None), columns.next_attempt_at <= due)
+        for row in connection.execute(query.where(condition))
+    ]
+    found.sort(key=lambda record: (record.next_attempt_at or record.created_at, record.outbox_id))
+    return found[:limit]
+
+
+def scaling(connection: sa.Connection, limit: int) -> Sequence[ScalingRecord]:
+    decisions = tables.scaling_decisions
+    names = [field.name for field in fields(ScalingRecord)]
+    query = sa.select(*(decisions.c[name] for name in names)).order_by(decisions.c.seq.desc()).limit(limit)
+    return [ScalingRecord(**row) for row in connection.execute(query).mappings()]
 
 
 def key(connection: sa.Connection, key_id: str) -> ApiKey | None:

@@ -289,6 +289,8 @@ def outbox_values(record: OutboxRecord) -> Values:
         "event": record.event,
         "payload": dict(record.payload),
         "created_at": record.created_at,
+        "attempts": record.attempts,
+        "next_attempt_at": record.next_attempt_at,
     }
 
 
@@ -301,6 +303,8 @@ def outbox(row: Any) -> OutboxRecord:
         event=row.event,
         payload=row.payload,
         created_at=row.created_at,
+        attempts=row.attempts,
+        next_attempt_at=row.next_attempt_at,
     )
 
 

@@ -4,22 +4,22 @@ Laws of this file:
 1. One thread writes, with one connection; it carries out whole batches, so a commit is one hop, one transaction and
    one fsync, however many rows it has.
 2. A caller that stops waiting does not undo its commit: the thread finishes what it began.
-3. After a failure the connection is closed and the next call opens a fresh one.
+3. After a failure its connection is closed and the next call opens a fresh one.
 4. A job's id, owner, correlation and spec are written once; a change to them is not.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from datetime import datetime
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import sqlalchemy as sa
 
 from rayhaul.errors import Unavailable
 from rayhaul.job import EventRecord, Job
-from rayhaul.lease import PartDone
+from rayhaul.lease import PartDone, UploadSession
 from rayhaul.ledger import connect, migrate, read, write
 from rayhaul.ledger.base import (
     ApiKey,
@@ -29,9 +29,11 @@ from rayhaul.ledger.base import (
     Ledger,
     LedgerState,
     OutboxRecord,
+    ScalingRecord,
     Viewer,
 )
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
+from rayhaul.ledger.news import News
 from rayhaul.settings import LedgerSettings
 
 #: Calls that may wait for a thread. Beyond it they are refused: who waits behind so many has given up long before.
@@ -39,7 +41,7 @@ _WAITING_MAX = 10_000
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
-Begun = AbstractContextManager[sa.Connection]
+Begin = Callable[[sa.Connection], AbstractContextManager[object]]
 
 
 def open_ledger(settings: LedgerSettings, url: str, *, read_only: bool = False) -> "SqlLedger":
@@ -58,9 +60,9 @@ def open_ledger(settings: LedgerSettings, url: str, *, read_only: bool = False) 
 class _Lane:
     """An engine and the threads that use it, one connection each."""
 
-    def __init__(self, engine: sa.Engine, begun: Callable[[], Begun], *, threads: int, name: str) -> None:
+    def __init__(self, engine: sa.Engine, begin: Begin, *, threads: int, name: str) -> None:
         self._engine = engine
-        self._begun = begun
+        self._begin = begin
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._waiting = 0
         self._closed = False
@@ -82,15 +84,22 @@ class _Lane:
 
     def _run(self, work: Work[T]) -> T:
         try:
-            with self._begun() as connection:
-                return work(connection)
+            with self._engine.connect() as connection:
+                return self._run_on(connection, work)
         except DATABASE_ERRORS as err:
             meaning = classified(err)
-            if isinstance(meaning, Unavailable):
-                self._engine.dispose()
             if meaning is None:
                 raise
             raise meaning from err
+
+    def _run_on(self, connection: sa.Connection, work: Work[T]) -> T:
+        try:
+            with self._begin(connection):
+                return work(connection)
+        except DATABASE_ERRORS as err:
+            if isinstance(classified(err), Unavailable):
+                connection.invalidate()
+            raise
 
     async def close(self) -> None:
         """Let the calls that were made finish, then close the connections."""
@@ -104,16 +113,24 @@ class SqlLedger(Ledger):
 
     def __init__(self, url: sa.URL, settings: LedgerSettings, *, read_only: bool) -> None:
         engine = connect.readers(url, settings)
-        self._readers = _Lane(engine, engine.connect, threads=settings.pool_max, name="ledger-read")
+        # A query begins its transaction itself, and may say first which kind it needs.
+        self._readers = _Lane(engine, lambda _: nullcontext(), threads=settings.pool_max, name="ledger-read")
+        self._news = News(self.last_seq, connect.listener(url, settings), settings.event_poll_s)
         self._writer: _Lane | None = None
         if not read_only:
             engine = connect.writer(url, settings)
-            self._writer = _Lane(engine, engine.begin, threads=1, name="ledger-write")
+            self._writer = _Lane(engine, sa.Connection.begin, threads=1, name="ledger-write")
             self._writes = write.Writes(engine.dialect)
 
     async def commit(self, batch: Batch) -> None:
         if not batch.is_empty:
             await self._write(lambda connection: self._writes.write(connection, batch))
+
+    async def lead(self, holder: str) -> int:
+        return await self._write(lambda connection: write.lead(connection, holder, datetime.now(UTC)))
+
+    async def confirm(self, leader_epoch: int) -> None:
+        await self._readers.call(lambda connection: write.confirm(connection, leader_epoch))
 
     async def job(self, viewer: Viewer, job_id: str) -> Job:
         return await self._readers.call(lambda connection: read.job(connection, viewer, job_id))
@@ -132,8 +149,14 @@ class SqlLedger(Ledger):
     async def last_seq(self) -> int:
         return await self._readers.call(read.last_seq)
 
+    async def news(self, seq: int, timeout_s: float) -> None:
+        await self._news.wait(seq, timeout_s)
+
     async def state(self) -> LedgerState:
         return await self._readers.call(read.state)
+
+    async def session(self, session_id: str) -> UploadSession | None:
+        return await self._readers.call(lambda connection: read.session(connection, session_id))
 
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         return await self._readers.call(lambda connection: read.parts(connection, session_id))
@@ -144,13 +167,17 @@ class SqlLedger(Ledger):
     async def forget_spent(self, before: datetime) -> int:
         return await self._write(lambda connection: write.forget_spent(connection, before))
 
-    async def outbox(self, limit: int) -> Sequence[OutboxRecord]:
-        """Return the oldest messages that are still to be delivered."""
-        return await self._readers.call(lambda connection: read.outbox(connection, limit))
+    async def outbox(self, due: datetime, limit: int) -> Sequence[OutboxRecord]:
+        return await self._readers.call(lambda connection: read.outbox(connection, due, limit))
+
+    async def postpone_outbox(self, records: Sequence[OutboxRecord]) -> None:
+        await self._write(lambda connection: self._writes.postpone_outbox(connection, records))
 
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
-        """Delete messages that were delivered or given up; return how many."""
         return await self._write(lambda connection: write.forget_outbox(connection, outbox_ids))
+
+    async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
+        return await self._readers.call(lambda connection: read.scaling(connection, limit))
 
     async def key(self, key_id: str) -> ApiKey | None:
         return await self._readers.call(lambda connection: read.key(connection, key_id))
@@ -159,6 +186,7 @@ class SqlLedger(Ledger):
         return await self._readers.call(lambda connection: read.keys(connection, viewer))
 
     async def close(self) -> None:
+        await self._news.close()
         if self._writer is not None:
             await self._writer.close()
         await self._readers.close()

@@ -110,12 +110,22 @@ jobs = sa.Table(
     sa.Column("dead_lettered_at", Moment),
     # A user's page of jobs.
     sa.Index("jobs_by_user", "user_id", "id"),
+    # A user's page of jobs by status: a few failed ones among very many.
+    sa.Index("jobs_by_user_status", "user_id", "status", "id"),
     # A page of jobs by status, and the counts of all jobs by status.
     sa.Index("jobs_by_status", "status", "id"),
     # The scheduler's start reads the few jobs that are not final among all there ever were.
     sa.Index("jobs_open", "id", sqlite_where=sa.text(OPEN_JOBS), postgresql_where=sa.text(OPEN_JOBS)),
     # The dead-letter queue and its depth: few of all jobs, asked for every few seconds.
     sa.Index("jobs_dead", "id", sqlite_where=sa.text(DEAD_LETTERS), postgresql_where=sa.text(DEAD_LETTERS)),
+    # A user's dead letters.
+    sa.Index(
+        "jobs_dead_by_user",
+        "user_id",
+        "id",
+        sqlite_where=sa.text(DEAD_LETTERS),
+        postgresql_where=sa.text(DEAD_LETTERS),
+    ),
 )
 
 job_tags = sa.Table(
@@ -124,8 +134,11 @@ job_tags = sa.Table(
     sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
-    # Jobs by tag, newest first.
+    #: The job's.
+    sa.Column("user_id", sa.Text, nullable=False),
+    # Jobs by tag, newest first; of all and of a user.
     sa.Index("job_tags_by_value", "key", "value", "job_id"),
+    sa.Index("job_tags_by_user", "user_id", "key", "value", "job_id"),
     sqlite_with_rowid=False,
 )
 
@@ -215,4 +228,42 @@ outbox = sa.Table(
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("payload", _JSON, nullable=False),
     sa.Column("created_at", Moment, nullable=False),
+    sa.Column("attempts", sa.Integer, server_default=sa.text("0"), nullable=False),
+    #: NULL until the first delivery failed.
+    sa.Column("next_attempt_at", Moment),
+    # What is due: the new ones in their order, the postponed ones by time.
+    sa.Index("outbox_by_due", "next_attempt_at", "outbox_id"),
+)
+
+#: The only row of `leadership`.
+SCHEDULER = "scheduler"
+
+leadership = sa.Table(
+    "leadership",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("taken_at", Moment, nullable=False),
+)
+
+scaling_decisions = sa.Table(
+    "scaling_decisions",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("ts", Moment, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("wanted", sa.Integer, nullable=False),
+    sa.Column("online", sa.Integer, nullable=False),
+    sa.Column("pending", sa.Integer, nullable=False),
+    sa.Column("draining", sa.Integer, nullable=False),
+    sa.Column("load_pct", sa.Float),
+    sa.Column("jobs_waiting", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+paused_priorities = sa.Table(
+    "paused_priorities",
+    metadata,
+    sa.Column("priority", sa.Text, primary_key=True),
 )

@@ -5,6 +5,7 @@ what its own executemany costs (measured for 1,000 updates and events: 38 ms of 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rayhaul.job import Job
-from rayhaul.ledger import rows, tables
-from rayhaul.ledger.base import ApiKey, Batch, LedgerConflict
+from rayhaul.ledger import read, rows, tables
+from rayhaul.ledger.base import ApiKey, Batch, Deposed, LedgerConflict, OutboxRecord
+from rayhaul.ledger.connect import NEWS_CHANNEL
 
 Row = Mapping[str, Any]
 
@@ -59,6 +61,11 @@ class Writes:
             .where(tables.jobs.c.id == sa.bindparam("job_id"), tables.jobs.c.version == sa.bindparam("version_before"))
             .values({name: sa.bindparam(name) for name in state})
         )
+        postpone = (
+            sa.update(tables.outbox)
+            .where(tables.outbox.c.outbox_id == sa.bindparam("postponed_id"))
+            .values({name: sa.bindparam(name) for name in ("attempts", "next_attempt_at")})
+        )
         end = sa.delete(tables.leases).where(tables.leases.c.lease_id == sa.bindparam("ended_id"))
         self.users = Statement(_insert(tables.users, dialect).on_conflict_do_nothing().inline(), dialect)
         self.jobs_new = insert(tables.jobs)
@@ -71,13 +78,19 @@ class Writes:
         self.events = insert(tables.job_events, "seq")
         self.idempotency = insert(tables.idempotency_keys)
         self.outbox = insert(tables.outbox)
+        self.outbox_postponed = Statement(postpone, dialect)
         self.keys = upsert(tables.api_keys)
+        self.scaling = insert(tables.scaling_decisions, "seq")
+        self.paused = insert(tables.paused_priorities)
+        self._tell = dialect.name == "postgresql"
 
     def write(self, connection: sa.Connection, batch: Batch) -> None:
         """Write the batch into the transaction that `connection` is in.
 
-        Raises: LedgerConflict where a changed job's version is not the expected one.
+        Raises: LedgerConflict where a changed job's version is not the expected one; Deposed.
         """
+        if batch.leader_epoch is not None:
+            confirm(connection, batch.leader_epoch)
         # Owners first: other rows refer to them.
         self.users.run(connection, _users(batch))
         self.jobs_new.run(connection, [{**rows.job_asked(job), **rows.job_state(job)} for job in batch.jobs_new])
@@ -95,10 +108,41 @@ class Writes:
         self.idempotency.run(connection, [rows.idempotency_values(record) for record in batch.idempotency])
         self.outbox.run(connection, [rows.outbox_values(record) for record in batch.outbox])
         self.keys.run(connection, [rows.key_values(key) for key in batch.keys])
+        self.scaling.run(connection, [asdict(record) for record in batch.scaling])
+        if batch.paused is not None:
+            connection.execute(sa.delete(tables.paused_priorities))
+            self.paused.run(connection, [{"priority": priority} for priority in sorted(batch.paused)])
+        if batch.events and self._tell:
+            connection.exec_driver_sql(_TELL)
+
+    def postpone_outbox(self, connection: sa.Connection, records: Sequence[OutboxRecord]) -> None:
+        due = [{**rows.outbox_values(record), "postponed_id": record.outbox_id} for record in records]
+        self.outbox_postponed.run(connection, due)
 
 
 #: Columns of a job that are written once.
 _JOB_ASKED = ("id", "user_id", "correlation_id", "traceparent", "priority", "tags", "spec", "created_at")
+
+
+#: Tells whoever listens (news.py) the newest event's number. It arrives when the commit is visible, and not without it.
+_TELL = f"""
+    SELECT pg_catalog.pg_notify('{NEWS_CHANNEL}' || 'job_events'::regclass::oid::text, max(seq)::text) FROM job_events
+"""  # noqa: S608 - of constants
+
+
+def lead(connection: sa.Connection, holder: str, now: datetime) -> int:
+    """Take the lead; return its epoch. Writers come one after another, so nobody else takes the same one."""
+    epoch = (read.leader_epoch(connection) or 0) + 1
+    row = {"name": tables.SCHEDULER, "epoch": epoch, "holder": holder, "taken_at": now}
+    connection.execute(_upsert(tables.leadership, connection.dialect), row)
+    return epoch
+
+
+def confirm(connection: sa.Connection, leader_epoch: int) -> None:
+    """Raises: Deposed. Within a writing transaction the answer holds until its end."""
+    newest = read.leader_epoch(connection)
+    if newest != leader_epoch:
+        raise Deposed(f"leadership {leader_epoch} is over: the ledger is led under {newest}")
 
 
 def forget_spent(connection: sa.Connection, before: datetime) -> int:
@@ -133,4 +177,6 @@ def _users(batch: Batch) -> list[Row]:
 
 
 def _tags(job: Job) -> list[Row]:
-    return [{"job_id": job.id, "key": key, "value": value} for key, value in job.spec.tags.items()]
+    return [
+        {"job_id": job.id, "key": key, "value": value, "user_id": job.user_id} for key, value in job.spec.tags.items()
+    ]

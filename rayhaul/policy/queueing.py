@@ -240,6 +240,12 @@ class WaitingQueue:
         """Return how many jobs wait, delayed ones included, by priority."""
         return dict(self._depth)
 
+    def ready_count(self, *, but: frozenset[Priority] = frozenset()) -> int:
+        """Return how many jobs could start now, leaving those of the priorities in `but`."""
+        if not but:
+            return len(self._ready)
+        return sum(entry.priority not in but for entry in self._ready.values())
+
     def oldest_since_s(self) -> float | None:
         """Return since when the longest-waiting ready job waits."""
         first = self._by_age.first(self._ready)

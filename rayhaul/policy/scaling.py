@@ -45,6 +45,8 @@ class Situation:
     capacity_pct_avg: float | None
     #: Jobs that could start now. Only asked when there is no agent, or only one and that may go.
     jobs_waiting: int = 0
+    #: How many more there may be, beside those of no use (unfit for long, say goodbye); None: as the bounds say.
+    room: int | None = None
 
     @property
     def agents_current(self) -> int:
@@ -160,6 +162,9 @@ def decide(memory: Memory, situation: Situation, settings: ScalingSettings) -> D
         wanted, reason = _shrunk(situation, load_pct, settings)
     if reason in {Reason.SCALE_OUT, Reason.SCALE_IN} and _is_cooling(memory, situation.now_s, settings):
         wanted, reason = current, Reason.COOLDOWN
+    if situation.room is not None and wanted > current + situation.room:
+        wanted = current + max(0, situation.room)
+        reason = Reason.AT_MAX if wanted == current else reason
     return Decision(wanted=wanted, reason=reason, situation=situation, load_pct=load_pct)
 
 
@@ -171,6 +176,11 @@ def remember(memory: Memory, decision: Decision) -> Memory:
     if decision.change == 0 or decision.reason is Reason.BOUNDS:
         return memory
     return replace(memory, changed_at_s=decision.situation.now_s)
+
+
+def shifted(memory: Memory, by_s: float) -> Memory:
+    """Return the memory on a clock that was set. The windows see the step themselves, and begin anew."""
+    return replace(memory, changed_at_s=None if memory.changed_at_s is None else memory.changed_at_s + by_s)
 
 
 def average_pct(readings: Iterable[tuple[Capacity, int]]) -> float | None:

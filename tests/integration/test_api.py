@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+from answers import check_problem
 from fastapi.routing import iter_route_contexts
-from plane import BUCKET, Site, api_settings, site_at
+from plane import Site, api_settings, site_at
+from seams import BUCKET
 
-from actors.ports import AgentView
-from rayhaul.capacity import AgentState, Capacity
-from rayhaul.errors import NotFound, RateLimited, Unavailable, codes
+from rayhaul.errors import NotFound, RateLimited, Unavailable
 from rayhaul.job import JobEvent, Progress
 from rayhaul.ledger.base import JobFilter, LedgerConflict, Role, Viewer
 from rayhaul.log import JsonFormatter
@@ -30,6 +30,12 @@ OPERATORS_ONLY = {
     ("PUT", "/jobs/{job_id}/requeue"),
     ("GET", "/agents"),
     ("GET", "/agents/{agent}"),
+    ("GET", "/agents/{agent}/status/{job_id}"),
+    ("POST", "/agents/{agent}/stop"),
+    ("POST", "/agents/{agent}/drain"),
+    ("POST", "/queue/pause"),
+    ("POST", "/queue/resume"),
+    ("GET", "/internal/jobs/{job_id}/state"),
     ("POST", "/keys"),
     ("GET", "/keys"),
     ("DELETE", "/keys/{key_id}"),
@@ -43,6 +49,8 @@ JOB_ROUTES = [
     ("POST", "/jobs/{id}/retry", 409),
     ("GET", "/jobs/{id}/history", 200),
     ("GET", "/jobs/{id}/download", 409),
+    ("POST", "/dlq/{id}/replay", 409),
+    ("DELETE", "/dlq/{id}", 409),
 ]
 
 
@@ -50,19 +58,6 @@ JOB_ROUTES = [
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with site_at(tmp_path) as site:
         yield site
-
-
-def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Check that the answer is a problem of that status and code, and carries its correlation id twice."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
-    assert problem["status"] == status
-    assert problem["code"] == code
-    assert code in codes()
-    assert problem["correlationId"] == answer.headers["x-correlation-id"]
-    assert problem["title"]
-    return problem
 
 
 def all_routes(site: Site) -> Iterator[tuple[str, str]]:
@@ -762,33 +757,6 @@ async def test_readiness_is_the_planes(site: Site) -> None:
     site.plane_seam.fail["ready"] = Unavailable()
     check_problem(await site.http.get("/readyz"), 503, "internal")
     assert (await site.http.get("/livez")).status_code == 200
-
-
-async def test_agents_and_queue_are_shown(site: Site) -> None:
-    """Capacity in percent, ages in seconds, every priority named."""
-    capacity = Capacity(slots=8, slots_used=6, bytes_per_s=1000.04)
-    site.plane.known_agents = [
-        AgentView(agent="a1", state=AgentState.ONLINE, capacity=capacity, heartbeat_age_s=0.12345, leases_count=6)
-    ]
-    expected = {
-        "agent": "a1",
-        "state": "online",
-        "capacityPct": 75.0,
-        "slots": 8,
-        "slotsUsed": 6,
-        "bytesPerSecond": 1000.0,
-        "heartbeatAgeSeconds": 0.123,
-        "leases": 6,
-    }
-    assert (await site.http.get("/agents", headers=site.auth["olga"])).json() == {"agents": [expected]}
-    assert (await site.http.get("/agents/a1", headers=site.auth["olga"])).json() == expected
-    check_problem(await site.http.get("/agents/a2", headers=site.auth["olga"]), 404, "not_found")
-    assert (await site.http.get("/queue", headers=site.auth["alice"])).json() == {
-        "depth": {"low": 0, "normal": 2, "high": 0},
-        "oldestAgeSeconds": 1.5,
-        "paused": ["low"],
-        "dlqDepth": 1,
-    }
 
 
 # --- the document ---

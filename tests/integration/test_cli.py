@@ -313,5 +313,8 @@ async def test_version_and_help(bare: Environ) -> None:
     helped = (await rayhaul(bare, "--help")).stdout
     assert all(
         f" {command} " in helped
-        for command in ("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "agents", "keys")
+        for command in (
+            *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry"),
+            *("queue", "dlq", "agents", "keys"),
+        )
     )

@@ -1,17 +1,15 @@
 """Server-sent events over the real ledger and the small plane: order, resuming, ends, and what a stream holds."""
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from plane import Site, api_settings, listening, site_at
+from streams import PATIENCE_S, stream
 
 from actors.ports import Submission
 from rayhaul.errors import Failure, Fault, Unavailable
@@ -23,73 +21,6 @@ from serve_app.replica import Replica
 
 EVERYTHING = Viewer("test", Role.OPERATOR)
 UNKNOWN = "job_00000000000000000000000000"
-_PATIENCE_S = 20.0
-
-
-@dataclass(slots=True)
-class Told:
-    """What a stream said, parsed."""
-
-    event: str
-    id: str | None
-    data: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Stream:
-    """A client's end of a stream: reads one message at a time."""
-
-    response: httpx.Response
-    comments: int = 0
-    retry: str | None = None
-    last_id: str | None = None
-    _lines: AsyncIterator[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._lines = self.response.aiter_lines()
-
-    async def next(self) -> Told | None:
-        """Return the next event; None where the stream has ended."""
-        async with asyncio.timeout(_PATIENCE_S):
-            return await self._next()
-
-    async def _next(self) -> Told | None:
-        fields: dict[str, str] = {}
-        async for line in self._lines:
-            name, _, value = line.partition(": ")
-            if line.startswith(":"):
-                self.comments += 1
-            elif name == "retry":
-                self.retry = value
-            elif line:
-                fields[name] = value
-            elif "data" in fields:
-                self.last_id = fields.get("id", self.last_id)
-                return Told(fields["event"], fields.get("id"), json.loads(fields["data"]))
-        return None
-
-    async def rest(self) -> list[Told]:
-        """Return all events until the stream ends."""
-        told = []
-        while (event := await self.next()) is not None:
-            told.append(event)
-        return told
-
-    async def until(self, event: str) -> list[Told]:
-        """Return the events up to the first of that name."""
-        told: list[Told] = []
-        while not told or told[-1].event != event:
-            found = await self.next()
-            assert found is not None, [each.event for each in told]
-            told.append(found)
-        return told
-
-
-@asynccontextmanager
-async def stream(http: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[Stream]:
-    async with http.stream("GET", path, headers=headers) as response:
-        assert response.status_code == 200, await response.aread()
-        yield Stream(response)
 
 
 @pytest.fixture
@@ -101,12 +32,12 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 @pytest.fixture
 async def http(site: Site) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a real server, for streams that do not end by themselves."""
-    async with listening(site.app) as url, httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S) as http:
+    async with listening(site.app) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
         yield http
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -168,7 +99,7 @@ async def test_a_client_that_has_it_all_is_told_to_stop(site: Site) -> None:
     await site.plane.complete(job_id)
     seqs = [record.seq for record in await site.ledger.history(EVERYTHING, job_id)]
     path = f"/jobs/{job_id}/events"
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await site.http.get(path, headers={**site.auth["alice"], "Last-Event-ID": str(seqs[-1])})
     assert (answer.status_code, answer.content) == (204, b"")
     async with stream(site.http, path, **site.auth["alice"], **{"Last-Event-ID": str(seqs[-2])}) as told:
@@ -355,10 +286,10 @@ async def test_silence_is_filled_with_comments(tmp_path: Path) -> None:
     async with (
         site_at(tmp_path, api_settings(sse_heartbeat_s=0.02)) as site,
         listening(site.app) as url,
-        httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S) as http,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http,
         stream(http, "/events", **site.auth["alice"]) as told,
     ):
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             comments = [line async for line in _first(told.response.aiter_lines(), 12) if line.startswith(":")]
         assert len(comments) >= 3
 
@@ -376,7 +307,7 @@ async def test_a_replica_has_only_so_many_streams(tmp_path: Path) -> None:
     async with (
         site_at(tmp_path, api_settings(sse_streams_max=2)) as site,
         listening(site.app) as url,
-        httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S) as http,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http,
         stream(http, "/events", **site.auth["alice"]),
     ):
         async with stream(http, "/events", **site.auth["bob"]):
@@ -425,7 +356,7 @@ async def test_a_revoked_key_loses_its_stream(tmp_path: Path) -> None:
     async with (
         site_at(tmp_path, api_settings(sse_heartbeat_s=0.02)) as site,
         listening(site.app) as url,
-        httpx.AsyncClient(base_url=url, timeout=_PATIENCE_S) as http,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http,
     ):
         key = await site.add_key("guest")
         async with stream(http, "/events", **site.auth["guest"]) as told:
@@ -468,6 +399,30 @@ async def test_a_slow_client_catches_up_from_the_ledger(site: Site) -> None:
     ids = [line.removeprefix("id: ") for line in b"".join(sent).decode().splitlines() if line.startswith("id: ")]
     records = await site.ledger.events_after(EVERYTHING, 0, limit=100_000)
     assert ids == [str(record.seq) for record in records]
+
+
+async def test_the_tail_sleeps_until_there_is_news(site: Site, http: httpx.AsyncClient) -> None:
+    """While the ledger has none it is not read, and what it has then is told at once, not at the next look."""
+    asleep, news = asyncio.Event(), asyncio.Event()
+    looks = 0
+
+    async def counted(viewer: Viewer, *arguments: Any, **options: Any) -> Any:
+        nonlocal looks
+        looks += viewer.user_id == "api"
+        return await site.ledger.events_after(viewer, *arguments, **options)
+
+    job_id = await site.submit("alice")
+    site.ledger_seam.instead["events_after"] = counted
+    site.ledger_seam.hold["news"] = (asleep, news)
+    async with stream(http, f"/jobs/{job_id}/events", **site.auth["alice"]) as told:
+        await told.until("created")
+        await asleep.wait()
+        before = looks
+        await site.plane.move(job_id, JobEvent.PAUSED)
+        await site.http.get(f"/jobs/{job_id}", headers=site.auth["alice"])
+        assert looks == before
+        news.set()
+        await told.until("paused")
 
 
 async def test_what_happens_while_the_history_is_read_is_not_lost(site: Site, http: httpx.AsyncClient) -> None:

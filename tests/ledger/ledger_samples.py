@@ -140,8 +140,8 @@ def a_record(user: Viewer, key: str, *jobs: Job, **fields: Any) -> IdempotencyRe
     return replace(record, **fields)
 
 
-def a_message(job: Job) -> OutboxRecord:
-    return OutboxRecord(
+def a_message(job: Job, **fields: Any) -> OutboxRecord:
+    message = OutboxRecord(
         outbox_id=new_id("msg"),
         job_id=job.id,
         user_id=job.user_id,
@@ -150,6 +150,7 @@ def a_message(job: Job) -> OutboxRecord:
         payload={"jobId": job.id},
         created_at=NOW,
     )
+    return replace(message, **fields)
 
 
 def a_key(user: Viewer, **fields: Any) -> ApiKey:

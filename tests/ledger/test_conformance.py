@@ -25,10 +25,10 @@ from ledger_samples import (
 )
 
 from rayhaul.errors import InvalidRequest
-from rayhaul.job import JobStatus
+from rayhaul.job import JobStatus, Priority
 from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
-from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict
+from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, ScalingRecord
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
@@ -57,7 +57,7 @@ async def test_values_come_back_as_they_went_in(ledger: SqlLedger) -> None:
     assert await ledger.history(ANN, job.id) == [replace(batch.events[0], seq=await ledger.last_seq())]
     assert await ledger.parts(batch.sessions[0].session_id) == list(batch.parts)
     assert await ledger.keys(ANN) == list(batch.keys)
-    assert await ledger.outbox(10) == list(batch.outbox)
+    assert await ledger.outbox(NOW, 10) == list(batch.outbox)
     record = batch.idempotency[0]
     assert await ledger.spent([(record.user_id, record.key)]) == {(record.user_id, record.key): record}
     state = await ledger.state()
@@ -282,9 +282,61 @@ async def test_messages_wait_until_they_are_forgotten(ledger: SqlLedger) -> None
     job = a_job()
     messages = [a_message(job) for _ in range(5)]
     await ledger.commit(Batch(jobs_new=[job], outbox=messages[::-1]))
-    assert await ledger.outbox(3) == messages[:3]
+    assert await ledger.outbox(NOW, 3) == messages[:3]
     assert await ledger.forget_outbox([messages[0].outbox_id, messages[2].outbox_id, "msg_nothing"]) == 2
-    assert await ledger.outbox(10) == [messages[1], messages[3], messages[4]]
+    assert await ledger.outbox(NOW, 10) == [messages[1], messages[3], messages[4]]
+
+
+async def test_messages_come_when_they_are_due(ledger: SqlLedger) -> None:
+    """A postponed message waits for its time, then in line with the others by how long they wait; its tries stay."""
+    job = a_job()
+    made = [a_message(job, created_at=NOW + timedelta(seconds=number)) for number in range(4)]
+    later = a_message(job, attempts=1, next_attempt_at=NOW + timedelta(hours=1))
+    await ledger.commit(Batch(jobs_new=[job], outbox=[*made, later]))
+    tried = [
+        replace(made[0], attempts=3, next_attempt_at=NOW + timedelta(seconds=60)),
+        replace(made[2], attempts=1, next_attempt_at=NOW + timedelta(milliseconds=2500)),
+        a_message(job, attempts=9),
+    ]
+    await ledger.postpone_outbox(tried)
+    await ledger.postpone_outbox([])
+    assert await ledger.outbox(NOW + timedelta(seconds=2), 10) == [made[1], made[3]]
+    assert await ledger.outbox(NOW + timedelta(seconds=59), 10) == [made[1], tried[1], made[3]]
+    assert await ledger.outbox(NOW + timedelta(seconds=60), 10) == [made[1], tried[1], made[3], tried[0]]
+    assert await ledger.outbox(NOW + timedelta(hours=1), 2) == [made[1], tried[1]]
+    assert (await ledger.outbox(NOW + timedelta(hours=1), 10))[-1] == later
+
+
+async def test_priorities_stay_paused_until_they_are_not(ledger: SqlLedger) -> None:
+    """A batch says which priorities are paused from now on; one that says nothing leaves them alone."""
+    for paused in (frozenset(Priority), frozenset({Priority.LOW}), frozenset({Priority.HIGH}), frozenset[Priority]()):
+        await ledger.commit(Batch(paused=paused))
+        assert (await ledger.state()).paused == paused
+        await ledger.commit(Batch(jobs_new=[job := a_job()]))
+        with pytest.raises(LedgerConflict):
+            await ledger.commit(Batch(jobs_new=[job], paused=frozenset({Priority.NORMAL})))
+        assert (await ledger.state()).paused == paused
+
+
+async def test_scaling_decisions_are_kept(ledger: SqlLedger) -> None:
+    """They come back newest first, as many as asked for, with what they were made from."""
+    made = [
+        ScalingRecord(
+            ts=NOW + timedelta(seconds=number),
+            reason=f"reason {number}",
+            wanted=number,
+            online=2,
+            pending=3,
+            draining=4,
+            load_pct=None if number == 0 else 90.5,
+            jobs_waiting=1 << 40,
+        )
+        for number in range(5)
+    ]
+    await ledger.commit(Batch(scaling=made[:3]))
+    await ledger.commit(Batch(scaling=made[3:]))
+    assert await ledger.scaling(10) == made[::-1]
+    assert await ledger.scaling(2) == [made[4], made[3]]
 
 
 async def test_keys_are_found_and_revoked(ledger: SqlLedger) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -25,9 +26,9 @@ from ledger_samples import (
     changed,
 )
 
-from rayhaul.job import EventRecord, Job, JobStatus
+from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import Batch, IdempotencyRecord, JobFilter, LedgerConflict, LedgerState, Viewer
+from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, JobFilter, LedgerConflict, LedgerState, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
@@ -47,9 +48,14 @@ class Model:
     sessions: dict[str, UploadSession] = field(default_factory=dict)
     parts: dict[tuple[str, int], PartDone] = field(default_factory=dict)
     spent: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
+    paused: frozenset[Priority] = frozenset()
+    #: Leaderships so far; the last one counts.
+    epoch: int = 0
 
     def after(self, batch: Batch) -> "Model":
         """Return the model with the batch in it. Raises: LedgerConflict."""
+        if not batch.is_empty:
+            self.check_leader(batch)
         model = deepcopy(self)
         for job in batch.jobs_new:
             model.put_new(model.jobs, job.id, job)
@@ -66,7 +72,13 @@ class Model:
         model.events.extend(batch.events)
         for record in batch.idempotency:
             model.put_new(model.spent, (record.user_id, record.key), record)
+        if batch.paused is not None:
+            model.paused = batch.paused
         return model
+
+    def check_leader(self, batch: Batch) -> None:
+        if batch.leader_epoch is not None and (self.epoch == 0 or batch.leader_epoch != self.epoch):
+            raise Deposed
 
     @staticmethod
     def put_new(table: dict[Any, Any], key: object, value: object) -> None:
@@ -85,6 +97,7 @@ class Model:
             leases=[self.leases[lease_id] for lease_id in sorted(self.leases)],
             sessions=[self.sessions[key] for key in sorted(self.sessions) if self.sessions[key].state in live],
             dead_letters_count=sum(job.dead_lettered_at is not None for job in self.jobs.values()),
+            paused=self.paused,
             totals=Counter(job.status for job in self.jobs.values()),
         )
 
@@ -115,8 +128,8 @@ class LedgerMachine(RuleBasedStateMachine):
         batch = self.draw_batch(data)
         try:
             model = self.model.after(batch)
-        except LedgerConflict:
-            self.expect_conflict(batch)
+        except LedgerConflict as conflict:
+            self.expect(type(conflict), batch)
             return
         self.runner.run(self.ledger.commit(batch))
         self.model = model
@@ -137,14 +150,23 @@ class LedgerMachine(RuleBasedStateMachine):
                 ]
             )
         )
-        self.expect_conflict(again)
+        epoch = data.draw(st.sampled_from([None, self.model.epoch - 1, self.model.epoch]))
+        deposed = epoch is not None and (self.model.epoch == 0 or epoch != self.model.epoch)
+        self.expect(Deposed if deposed else LedgerConflict, replace(again, leader_epoch=epoch))
 
-    def expect_conflict(self, batch: Batch) -> None:
-        try:
+    def expect(self, refusal: type[LedgerConflict], batch: Batch) -> None:
+        with pytest.raises(LedgerConflict) as refused:
             self.runner.run(self.ledger.commit(batch))
-        except LedgerConflict:
-            return
-        raise AssertionError("the ledger took what contradicts it")
+        assert refused.type is refusal
+
+    @rule(is_other=st.booleans())
+    def take_the_lead(self, *, is_other: bool) -> None:
+        """We do, or somebody with a ledger of its own; who led so far is deposed."""
+        ledger = open_ledger(LedgerSettings(pool_max=1), self.url) if is_other else self.ledger
+        self.model.epoch += 1
+        assert self.runner.run(ledger.lead("somebody")) == self.model.epoch
+        if is_other:
+            self.runner.run(ledger.close())
 
     def draw_batch(self, data: st.DataObject) -> Batch:
         draw = data.draw
@@ -175,6 +197,8 @@ class LedgerMachine(RuleBasedStateMachine):
             sessions=sessions,
             parts=[a_part(session, number, crc64nvme=draw(crc)) for session in sessions for number in numbers],
             idempotency=[a_record(ANN, draw(KEYS), *new)] if draw(st.integers(0, 3)) == 0 else [],
+            paused=draw(st.none() | st.frozensets(st.sampled_from(Priority))),
+            leader_epoch=draw(st.sampled_from([None, *[self.model.epoch or None] * 4, self.model.epoch - 1])),
         )
 
     @rule()
@@ -208,8 +232,19 @@ class LedgerMachine(RuleBasedStateMachine):
         for session_id in self.model.sessions:
             expected = [self.model.parts[key] for key in sorted(self.model.parts) if key[0] == session_id]
             assert await self.ledger.parts(session_id) == expected
+        await self.confirm()
         assert await self.ledger.spent([("ann", f"key-{number}") for number in range(1, 4)]) == self.model.spent
         await self.listen()
+
+    async def confirm(self) -> None:
+        """Only the last leadership stands."""
+        for epoch in range(max(0, self.model.epoch - 2), self.model.epoch + 2):
+            try:
+                await self.ledger.confirm(epoch)
+            except Deposed:
+                assert epoch != self.model.epoch or epoch == 0
+            else:
+                assert epoch == self.model.epoch > 0
 
     async def listen(self) -> None:
         """Read on from the last event heard, in small pages: no gap, no repeat, and the numbers only grow."""

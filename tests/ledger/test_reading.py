@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from ledger_samples import (
     ANN,
     BOB,
@@ -23,7 +22,6 @@ from ledger_samples import (
 from rayhaul.errors import NotFound
 from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import SessionState
-from rayhaul.ledger import tables
 from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, LedgerState, Viewer
 from rayhaul.ledger.store import SqlLedger
 
@@ -187,42 +185,3 @@ async def test_state_is_all_a_scheduler_needs(ledger: SqlLedger) -> None:
 async def test_the_state_of_an_empty_ledger_is_empty(ledger: SqlLedger) -> None:
     """A first start finds nothing."""
     assert await ledger.state() == LedgerState(open_jobs=[], leases=[], sessions=[])
-
-
-# --- plans ---
-
-PLANS = {
-    "jobs_open": sa.select(tables.jobs).where(sa.text(tables.OPEN_JOBS)).order_by(tables.jobs.c.id),
-    "jobs_dead": sa.select(sa.func.count()).select_from(tables.jobs).where(sa.text(tables.DEAD_LETTERS)),
-    "upload_sessions_live": sa.select(tables.upload_sessions).where(sa.text(tables.LIVE_SESSIONS)),
-    "jobs_by_user": sa.select(tables.jobs).where(tables.jobs.c.user_id == "ann").order_by(tables.jobs.c.id.desc()),
-    "jobs_by_status": sa.select(tables.jobs.c.status, sa.func.count()).group_by(tables.jobs.c.status),
-    "job_tags_by_value": sa.select(tables.job_tags.c.job_id).where(
-        tables.job_tags.c.key == "team", tables.job_tags.c.value == "video"
-    ),
-    "job_events_by_job": sa.select(tables.job_events)
-    .where(tables.job_events.c.job_id == "job_1", tables.job_events.c.seq > 5)
-    .order_by(tables.job_events.c.seq),
-    "job_events_by_user": sa.select(tables.job_events)
-    .where(tables.job_events.c.user_id == "ann", tables.job_events.c.seq > 5)
-    .order_by(tables.job_events.c.seq),
-    "idempotency_keys_by_age": sa.select(tables.idempotency_keys).where(tables.idempotency_keys.c.created_at < NOW),
-}
-
-
-@pytest.mark.parametrize("index", PLANS)
-async def test_a_query_finds_its_index(database: str, ledger: SqlLedger, index: str) -> None:
-    """The planner can use the index that was made for a query: for a partial one the conditions agree word for word."""
-
-    def explain(connection: sa.Connection) -> str:
-        query = str(PLANS[index].compile(connection, compile_kwargs={"literal_binds": True}))
-        if database == "sqlite":
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all()
-        else:
-            # Its tables are empty: a scan of all would be the better plan.
-            connection.exec_driver_sql("SET enable_seqscan = off")
-            rows = connection.exec_driver_sql(f"EXPLAIN {query}").all()
-            connection.exec_driver_sql("RESET enable_seqscan")
-        return "\n".join(str(row) for row in rows)
-
-    assert index in await ledger._readers.call(explain)

@@ -1,75 +1,51 @@
-"""A small world on a fake clock: the real scheduler and the real ledger, agents that only talk, and faults by dice.
+"""A small world on a fake clock: the real scheduler, agents that only talk, and faults by dice. One seed, one history.
 
-Agents here move no bytes; they say what real ones say, in the order real ones say it, to a model of the bucket. What
-may go wrong between two sentences goes wrong with some probability: orders and answers are lost, agents die and come
-back as another incarnation, commits fail before or after they stand, the scheduler is replaced. One seed, one history.
+Every call to the scheduler is a task of its own, and the ledger lets other tasks run in the middle of a commit now and
+then; nothing here runs in a thread or looks at a real clock, so a seed (and PYTHONHASHSEED) says all there is to say.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, cast
+from zlib import crc32
+
+from bucket import Bucket, Sources
+from fleet import REPORT_TIMEOUT_S, SimAgent
+from network import Network, tell
+from people import People, Wish
+from promises import check_book, check_reply
+from reference import Limits
+from setups import Setup
+from surroundings import SLOTS, Surroundings
+from twin import Twin
+from violations import Violation
 
 from actors.decisions import Rules
-from actors.ports import Submission
 from actors.scheduler import Scheduler
-from rayhaul.capacity import Capacity
-from rayhaul.errors import RayhaulError, SourceBusy, SourceChanged, SourceNotFound, Unavailable, UploadLost
-from rayhaul.job import JobResult, JobSpec, Metadata, utc
-from rayhaul.lease import (
-    Aborted,
-    AbortOrder,
-    AgentReport,
-    CommitAsked,
-    LeaseFailed,
-    Notice,
-    Order,
-    PartDone,
-    PartsDone,
-    Probed,
-    ProbeFailed,
-    ProbeOrder,
-    ReportReply,
-    SessionOpened,
-    SessionState,
-    TransferOrder,
-    Transferred,
-    UploadSession,
-)
-from rayhaul.ledger.base import Batch, Ledger
-from rayhaul.ledger.store import SqlLedger
+from rayhaul.alert_file import read_scaling_rule
+from rayhaul.errors import RayhaulError, Unavailable
+from rayhaul.lease import AgentReport, ReportReply
+from rayhaul.ledger.base import Batch, Deposed, Ledger
 from rayhaul.metrics import Meter
-from rayhaul.settings import AgentSettings, LivenessSettings, ScalingSettings, Settings, TransferSettings
 
-SLOTS = 3
-PARTS = 3
 STEP_S = 1.0
-
-
-@dataclass(slots=True)
-class Odds:
-    """Probabilities of faults, per chance; all 0 when the weather clears."""
-
-    order_lost: float = 0.05
-    report_lost: float = 0.05
-    answer_lost: float = 0.05
-    agent_dies: float = 0.01
-    commit_fails: float = 0.02
-    commit_stands_but_fails: float = 0.02
-    scheduler_dies: float = 0.01
-    transfer_fails: float = 0.05
-
-    def clear(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0.0)
+_TRACE_LINES = 40
+_RIVAL_S = 30
+_JUMP_S = 300
+_REFUSES_S = 30
+#: Turns a scheduler takes in a step; what a turn made true is decided on in the next one.
+_TURNS = 2
+#: The rule that is installed, with a window that fits into a history.
+_RULE = replace(read_scaling_rule(), window_s=10)
 
 
 class FaultyLedger:
-    """The real ledger whose commits fail now and then: before they stand, or after, with the answer lost."""
+    """A ledger whose commits fail now and then: before they stand, or after, with the answer lost."""
 
-    def __init__(self, inner: SqlLedger, world: "World") -> None:
+    def __init__(self, inner: Ledger, world: "World") -> None:
         self._inner = inner
         self._world = world
 
@@ -77,67 +53,127 @@ class FaultyLedger:
         return getattr(self._inner, name)
 
     async def commit(self, batch: Batch) -> None:
-        if self._world.happens(self._world.odds.commit_fails):
+        world, odds = self._world, self._world.odds
+        await self._pause()
+        if world.happens(odds.commit_fails):
+            world.note("a commit fails")
             raise Unavailable("disk full, says the dice")
-        await self._inner.commit(batch)
-        if self._world.happens(self._world.odds.commit_stands_but_fails):
+        if world.happens(world.setup.ledger_lies):
+            return
+        try:
+            await self._inner.commit(batch)
+        except Violation as violation:
+            # The scheduler outlives whatever its ledger raises; the history does not.
+            world.broken = world.broken or violation
+            raise
+        await self._pause()
+        if world.happens(odds.commit_stands_but_fails):
+            world.note("a commit stands, its answer is lost")
             raise Unavailable("answer lost, says the dice")
 
+    async def _pause(self) -> None:
+        if self._world.happens(self._world.odds.commit_slow):
+            for _ in range(self._world.rng.randint(1, 6)):
+                await asyncio.sleep(0)
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """A scheduler and the clock of its machine."""
+
+    scheduler: Scheduler
+    number: int
+    skew_s: float = 0.0
+    deposed: bool = False
+    gone: bool = False
+
 
 @dataclass(slots=True)
-class Bucket:
-    """What a store would remember: uploads, and what was published under which key."""
+class Ask:
+    """A call that is under way."""
 
-    uploads: dict[str, str] = field(default_factory=dict)
-    published: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Work:
-    order: Order
-    #: What was said last and is waited for; None when the next step may be taken.
-    waits_for: str | None = None
-    stage: int = 0
-    upload_id: str | None = None
-
-
-@dataclass(slots=True)
-class SimAgent:
-    name: str
-    incarnation: str
-    seq: int = 0
-    work: dict[str, _Work] = field(default_factory=dict)
-    outbox: dict[str, Notice] = field(default_factory=dict)
+    seat: Seat
+    task: asyncio.Task[Any]
+    answered: Callable[[Any], None]
+    given_up_at_s: float
 
 
 class World:
-    def __init__(self, seed: int, ledger: SqlLedger, *, agents: int = 3) -> None:
-        self.rng = Random(seed)
-        self.odds = Odds()
-        self.now_s = 1_000_000.0
-        self.ledger = cast("Ledger", FaultyLedger(ledger, self))
+    def __init__(self, setup: Setup, real: Ledger | None = None) -> None:
+        self.setup = setup
+        self.rng = Random(setup.seed)
+        self.odds = setup.odds
+        self.steps = 0
+        self.broken: Violation | None = None
+        #: Of all lines of the trace: a replay that is one has the same.
+        self.digest = 0
+        self.trace: deque[str] = deque(maxlen=_TRACE_LINES)
         self.bucket = Bucket()
+        self.sources = Sources()
         self._ids = 0
-        self.settings = Settings().model_copy(
-            update={
-                "scaling": ScalingSettings(agents_min=agents),
-                "agent": AgentSettings(slots=SLOTS, probe_slots=4),
-                "liveness": LivenessSettings(offline_s=20, requeues_max=50),
-                "transfer": TransferSettings(attempts_max=50, retry_cap_s=5),
-            }
+        self.settings = setup.settings()
+        self.around = Surroundings(
+            rng=self.rng,
+            odds=self.odds,
+            bucket=self.bucket,
+            sources=self.sources,
+            new_id=self.new_id,
+            note=self.note,
+            part_bytes=self.settings.transfer.part_bytes_min,
+            self_fence_s=self.settings.liveness.self_fence_s,
+            now_s=1_000_000.0,
         )
-        self.agents: dict[str, SimAgent] = {}
-        self.scheduler = self._new_scheduler()
-        self.accepted: list[str] = []
+        limits = Limits(
+            slots=SLOTS,
+            running_per_user_max=setup.running_per_user_max,
+            attempts_max=setup.attempts_max,
+            requeues_max=setup.requeues_max,
+            latest_s=lambda: self._latest_s,
+        )
+        self.reference = setup.reference(self.bucket, limits)
+        self.around.completed = self.reference.completed
+        self.twin = None if real is None else Twin(real, self.reference)
+        self.ledger = cast("Ledger", FaultyLedger(cast("Ledger", self.twin or self.reference), self))
+        self.network = Network(self.around, self.reference)
+        self.people = People(
+            rng=self.rng,
+            odds=self.odds,
+            ledger=self.reference,
+            new_id=self.new_id,
+            now_s=lambda: self.now_s,
+            note=self.note,
+        )
+        self._asks: list[Ask] = []
+        self._refuses_until_s = 0.0
+        self._latest_s = 0.0
+        self.schedulers = 0
+        self.seat = self._new_seat()
+        self.rivals: list[tuple[float, Seat]] = []
+
+    @property
+    def now_s(self) -> float:
+        return self.around.now_s
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.seat.scheduler
 
     def happens(self, probability: float) -> bool:
-        return self.rng.random() < probability
+        return probability > 0 and self.rng.random() < probability
 
     def new_id(self, prefix: str) -> str:
         self._ids += 1
         return f"{prefix}_{self._ids:09d}"
 
-    def _new_scheduler(self) -> Scheduler:
+    def note(self, text: str) -> None:
+        line = f"{self.steps:4d} {text}"
+        self.trace.append(line)
+        self.digest = crc32(line.encode(errors="replace"), self.digest)
+
+    # --- schedulers ---
+
+    def _new_seat(self) -> Seat:
+        self.schedulers += 1
         rules = Rules(
             transfer=self.settings.transfer,
             liveness=self.settings.liveness,
@@ -145,196 +181,194 @@ class World:
             rng=Random(self.rng.random()),
             meter=Meter(),
         )
-        return Scheduler(
+        seat = Seat(cast("Scheduler", None), self.schedulers)
+        seat.scheduler = self.setup.scheduler(
             ledger=self.ledger,
-            pool=self,
+            pool=self.network,
             settings=self.settings,
             bucket="bucket",
             rules=rules,
-            clock=lambda: self.now_s,
+            scaling_rule=_RULE,
+            clock=lambda: self._clock(seat),
             new_id=self.new_id,
+            holder=f"scheduler {seat.number}",
         )
+        return seat
 
-    # --- actors.ports.AgentPool ---
+    def _clock(self, seat: Seat) -> float:
+        now_s = self.now_s + seat.skew_s
+        self._latest_s = max(self._latest_s, now_s)
+        return now_s
 
-    async def assign(self, agent: str, orders: Sequence[Order]) -> None:
-        found = self.agents.get(agent)
-        if found is None or self.happens(self.odds.order_lost):
-            return
-        for order in orders:
-            found.work.setdefault(_key(order), _Work(order))
+    async def begin(self) -> None:
+        """Start a scheduler in the seat, however often that takes."""
+        while True:
+            try:
+                await self.seat.scheduler.start()
+            except RayhaulError as error:
+                self.note(f"scheduler {self.seat.number} does not start: {error.message}")
+            else:
+                return
 
-    async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
-        found = self.agents.get(agent)
-        if found is not None and not self.happens(self.odds.order_lost):
-            for lease_id in lease_ids:
-                found.work.pop(lease_id, None)
-
-    async def add(self, agent: str) -> None:
-        self.agents[agent] = SimAgent(agent, self.new_id("inc"))
-
-    async def drain(self, agent: str) -> None:
-        raise AssertionError("nobody drains here")
-
-    async def names(self) -> Sequence[str]:
-        return list(self.agents)
+    async def _replace_scheduler(self, *, rivalled: bool) -> None:
+        self.note(f"scheduler {self.seat.number} {'has a rival' if rivalled else 'dies'}")
+        if rivalled:
+            self.rivals.append((self.now_s + self.rng.randint(3, _RIVAL_S), self.seat))
+        else:
+            self.seat.gone = True
+        skew_s = self.seat.skew_s
+        self.seat = self._new_seat()
+        self.seat.skew_s = skew_s
+        await self.begin()
 
     # --- the course of things ---
 
-    async def submit(self, count: int, *, user: str = "u") -> None:
-        """Submit jobs as a client would: again, with the same key, until they are accepted."""
-        specs = tuple(JobSpec(url=f"https://origin.example/{self.new_id('file')}") for _ in range(count))
-        key = (self.new_id("key"), "fingerprint")
-        submission = Submission(user_id=user, correlation_id="correlation", specs=specs, idempotency=key)
-        while True:
-            asked = asyncio.create_task(self.scheduler.submit(submission))
-            await self.step()
-            if not asked.done():
-                asked.cancel()  # it was asked of a scheduler that died
-                continue
-            with suppress(RayhaulError):
-                self.accepted.extend(asked.result().job_ids)
-                return
-
-    async def step(self) -> None:
-        """Let a second pass: agents work and report, the scheduler turns."""
-        self.now_s += STEP_S
-        if self.happens(self.odds.scheduler_dies):
-            await self._replace_scheduler()
-        reports = [(agent, self._report(agent)) for agent in list(self.agents.values())]
-        asked = [(a, asyncio.create_task(self.scheduler.report(r))) for a, r in reports if r is not None]
+    async def step(self, *, at_last: bool = False) -> None:
+        """Let a second pass: agents work and report, people ask, schedulers take their turns."""
+        self.steps += 1
+        self.around.now_s += STEP_S
+        await self._weather()
+        self.network.deliver_late()
+        for agent, report in self.network.live():
+            self._report(agent, report)
+        for wish in self.people.wishes_at_last() if at_last else self.people.wishes():
+            self._wish(wish)
         await asyncio.sleep(0)
-        with suppress(RayhaulError):
-            await self.scheduler.tick()
-        for agent, task in asked:
-            try:
-                reply = await task
-            except RayhaulError:
+        for _ in range(_TURNS):
+            await self._turns()
+            await asyncio.sleep(0)
+            if self.broken is not None:
+                raise self.broken
+            self._collect()
+        await self._relieve()
+        if not self.rivals:
+            check_book(self.scheduler, self.reference)
+
+    async def _weather(self) -> None:
+        odds = self.odds
+        if self.happens(odds.scheduler_dies):
+            await self._replace_scheduler(rivalled=False)
+        if self.happens(odds.scheduler_rivalled):
+            await self._replace_scheduler(rivalled=True)
+        if self.happens(odds.clock_jumps):
+            self.seat.skew_s += self.rng.uniform(-_JUMP_S, _JUMP_S)
+            self.note(f"the clock of scheduler {self.seat.number} is off by {self.seat.skew_s:.0f} s")
+        if self.happens(odds.sink_refuses):
+            self._refuses_until_s = self.now_s + self.rng.randint(1, _REFUSES_S)
+            self.note(f"the bucket refuses everything until {self._refuses_until_s}")
+        self.bucket.refuses = self.now_s < self._refuses_until_s
+        jobs = list(self.reference.rows.open.values())
+        if jobs and self.happens(odds.source_changes):
+            self.sources.versions[self.rng.choice(jobs).spec.url] += 1
+        if jobs and self.happens(odds.source_gone):
+            self.sources.gone.add(self.rng.choice(jobs).spec.url)
+        if self.bucket.uploads and self.happens(odds.upload_expires):
+            del self.bucket.uploads[self.rng.choice(list(self.bucket.uploads))]
+        if self.network.agents and self.happens(odds.agent_drained):
+            name = self.rng.choice(list(self.network.agents))
+            self._wish((lambda scheduler: scheduler.drain(name), lambda _: None))
+
+    def heal(self) -> None:
+        """Let the weather clear: from now on nothing goes wrong any more."""
+        self.note("the weather clears")
+        self.odds.clear()
+        self.network.heal()
+        for _, rival in self.rivals:
+            rival.gone = True
+        self.rivals.clear()
+        self._refuses_until_s = 0.0
+
+    # --- calls ---
+
+    def _ask(self, call: Callable[[Scheduler], Coroutine[Any, Any, Any]], answered: Callable[[Any], None]) -> None:
+        seats = [self.seat, *(rival for _, rival in self.rivals)]
+        seat = self.rng.choice(seats) if len(seats) > 1 else self.seat
+        late = self.rng.randint(1, 6) if self.happens(self.odds.commit_slow) else 0
+
+        async def asked() -> Any:
+            for _ in range(late):
+                await asyncio.sleep(0)
+            return await call(seat.scheduler)
+
+        task = asyncio.create_task(asked())
+        self._asks.append(Ask(seat, task, answered, self.now_s + REPORT_TIMEOUT_S))
+
+    def _wish(self, wish: Wish) -> None:
+        self._ask(*wish)
+
+    def _report(self, agent: SimAgent, report: AgentReport) -> None:
+        sent_at_s = self.now_s
+
+        def send(*, heard: bool) -> None:
+            moment = self.reference.moment
+
+            def answered(answer: Any) -> None:
+                if not isinstance(answer, ReportReply):
+                    return
+                check_reply(self.reference, report, answer, moment=moment, poisoned=frozenset(self.around.poisoned))
+                if heard and self.network.is_here(agent) and not self.happens(self.odds.answer_lost):
+                    agent.lose_parts_refused(report.notices, answer)
+                    agent.take(answer, sent_at_s)
+
+            self._ask(lambda scheduler: scheduler.report(report), answered)
+
+        if self.happens(self.odds.report_late):
+            self.note(f"a report comes late: {tell(report)}")
+            self._later(lambda: send(heard=False))
+            return
+        send(heard=True)
+        if self.happens(self.odds.report_twice):
+            self._later(lambda: send(heard=False))
+
+    def _later(self, call: Callable[[], None]) -> None:
+        self.network.late.append((self.now_s + self.rng.randint(1, 30), call))
+
+    def _collect(self) -> None:
+        """Hand out the answers that are there, and give up calls to schedulers that are gone."""
+        under_way, self._asks = self._asks, []
+        for ask in under_way:
+            if not ask.task.done():
+                if not ask.seat.gone and self.now_s < ask.given_up_at_s:
+                    self._asks.append(ask)
+                    continue
+                ask.task.cancel()
+                ask.answered(Unavailable("no answer"))
                 continue
-            if not self.happens(self.odds.answer_lost) and self.agents.get(agent.name) is agent:
-                self._take(agent, reply)
+            error = ask.task.exception()
+            if error is not None and not isinstance(error, RayhaulError):
+                raise Violation(f"call: {type(error).__name__} instead of an answer: {error}") from error
+            ask.answered(ask.task.result() if error is None else error)
 
-    async def _replace_scheduler(self) -> None:
-        self.scheduler = self._new_scheduler()
-        await self.scheduler.start()
-
-    def _report(self, agent: SimAgent) -> AgentReport | None:
-        if self.happens(self.odds.agent_dies):
-            # Another life under the same name; what it held and had to tell is gone.
-            self.agents[agent.name] = SimAgent(agent.name, self.new_id("inc"))
-            return None
-        for key, work in list(agent.work.items()):
-            if work.waits_for is None and self.happens(0.7):
-                self._advance(agent, key, work)
-        agent.seq += 1
-        if self.happens(self.odds.report_lost):
-            return None
-        return AgentReport(
-            agent=agent.name,
-            incarnation=agent.incarnation,
-            seq=agent.seq,
-            capacity=Capacity(slots=SLOTS, slots_used=0),
-            draining=False,
-            held=frozenset(agent.work),
-            notices=tuple(agent.outbox.values()),
-        )
-
-    def _take(self, agent: SimAgent, reply: ReportReply) -> None:
-        for key in reply.revoked:
-            agent.work.pop(key, None)
-        for notice_id in reply.acknowledged:
-            agent.outbox.pop(notice_id, None)
-        for key, work in list(agent.work.items()):
-            if work.waits_for in reply.acknowledged:
-                ended = work.stage < 0
-                if work.waits_for in reply.refused or ended:
-                    del agent.work[key]
-                else:
-                    work.waits_for = None
-
-    def _say(self, agent: SimAgent, work: _Work, notice: Notice, *, last: bool = False) -> None:
-        agent.outbox[notice.notice_id] = notice
-        work.waits_for = notice.notice_id
-        work.stage = -1 if last else work.stage + 1
-
-    def _advance(self, agent: SimAgent, key: str, work: _Work) -> None:
-        match work.order:
-            case ProbeOrder() as order:
-                self._say(agent, work, self._probe(order), last=True)
-            case AbortOrder() as order:
-                self.bucket.uploads.pop(order.upload_id, None)
-                told = Aborted(notice_id=self.new_id("n"), session_id=order.session_id, job_id=order.context.job_id)
-                self._say(agent, work, told, last=True)
-            case TransferOrder() as order:
-                self._transfer(agent, work, order)
-
-    def _probe(self, order: ProbeOrder) -> Notice:
-        ids: dict[str, Any] = {
-            "notice_id": self.new_id("n"),
-            "order_id": order.order_id,
-            "job_id": order.context.job_id,
-        }
-        if self.happens(0.02):
-            return ProbeFailed(**ids, failure=SourceNotFound().failure())
-        if self.happens(self.odds.transfer_fails):
-            return ProbeFailed(**ids, failure=SourceBusy(retry_after_s=2).failure())
-        return Probed(
-            **ids,
-            metadata=Metadata(
-                size_bytes=PARTS * self.settings.transfer.part_bytes_min,
-                content_type=None,
-                etag='"v1"',
-                last_modified=None,
-                rangeable=True,
-                filename="f",
-                final_url=order.url,
-                fetch_ms=1,
-            ),
-        )
-
-    def _transfer(self, agent: SimAgent, work: _Work, order: TransferOrder) -> None:
-        assert order.key is not None
-        job_id, lease_id, epoch = order.context.job_id, order.lease_id, order.epoch
-        ids: dict[str, Any] = {"notice_id": self.new_id("n"), "lease_id": lease_id, "epoch": epoch, "job_id": job_id}
-        if self.happens(self.odds.transfer_fails):
-            error = self.rng.choice([SourceBusy, SourceChanged])
-            self._say(agent, work, LeaseFailed(**ids, failure=error().failure()), last=True)
-            return
-        if order.session is None and work.upload_id is None:
-            work.upload_id = self.new_id("up")
-            self.bucket.uploads[work.upload_id] = order.key
-            session = UploadSession(
-                session_id=f"session-{work.upload_id}",
-                job_id=job_id,
-                bucket="bucket",
-                key=order.key,
-                upload_id=work.upload_id,
-                part_bytes=order.part_bytes,
-                size_bytes=order.pin.size_bytes,
-                state=SessionState.OPEN,
-                created_at=utc(self.now_s),
-            )
-            self._say(agent, work, SessionOpened(**ids, session=session))
-            return
-        upload_id = work.upload_id or (order.session.upload_id if order.session else "")
-        if upload_id not in self.bucket.uploads:
-            self._say(agent, work, LeaseFailed(**ids, failure=UploadLost().failure()), last=True)
-        elif work.stage < PARTS:
-            part = PartDone(session_id=f"session-{upload_id}", number=max(1, work.stage), size_bytes=1, etag="e")
-            self._say(agent, work, PartsDone(**ids, parts=(part,)))
-        elif work.stage == PARTS:
-            self._say(agent, work, CommitAsked(**ids))
+    async def _turns(self) -> None:
+        seats = [self.seat, *(rival for _, rival in self.rivals)]
+        if len(seats) == 1:
+            await self._turn(self.seat)
         else:
-            self.bucket.published[self.bucket.uploads.pop(upload_id)] = job_id
-            result = JobResult(bucket="bucket", key=order.key, size_bytes=1, etag="e", parts_count=PARTS)
-            self._say(agent, work, Transferred(**ids, result=result), last=True)
+            async with asyncio.TaskGroup() as turns:
+                for seat in seats:
+                    turns.create_task(self._turn(seat))
 
+    async def _turn(self, seat: Seat) -> None:
+        try:
+            await seat.scheduler.tick()
+        except Deposed:
+            self.note(f"scheduler {seat.number} is deposed")
+            seat.deposed = seat.gone = True
+        except RayhaulError as error:
+            self.note(f"a turn of scheduler {seat.number} fails: {type(error).__name__} {error.message}")
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"turn: {type(error).__name__}: {error}") from error
 
-def _key(order: Order) -> str:
-    match order:
-        case ProbeOrder():
-            return order.order_id
-        case TransferOrder():
-            return order.lease_id
-        case AbortOrder():
-            return order.session_id
+    async def _relieve(self) -> None:
+        """Let schedulers that are deposed, or whose time is over, go; there is always one."""
+        for until_s, rival in self.rivals:
+            rival.gone = rival.gone or until_s <= self.now_s
+        self.rivals = [(until_s, rival) for until_s, rival in self.rivals if not rival.gone]
+        if not self.seat.gone:
+            return
+        if self.rivals:
+            self.seat = self.rivals.pop()[1]
+        else:
+            await self._replace_scheduler(rivalled=False)

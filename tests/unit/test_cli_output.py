@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from rayhaul.cli.connect import Exit, exit_of
-from rayhaul.cli.output import duration, jobs_table, jsonable, percent, plain, size
+from rayhaul.cli.leases import leases_table, parts_of
+from rayhaul.cli.output import duration, facts_table, jobs_table, jsonable, percent, plain, size
 from rayhaul.cli.progress import LINE_S, Lines
 from rayhaul.client import errors
-from rayhaul.wire import EventView, JobView, ProgressView
+from rayhaul.wire import EventView, JobView, LeaseReport, ProgressView, StripeView
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -134,6 +135,40 @@ def test_table_shows_progress() -> None:
         *("job_01m85e8rv9gy4km82smqz6eqrj", "downloading", "50%", "1.0", "KiB", "2.0", "KiB/s"),
         *("1:01", "2:00:00", "film.mov"),
     ]
+
+
+@pytest.mark.parametrize(("first", "end", "text"), [(1, 9, "1-8"), (4, 5, "4")])
+def test_parts_of_a_stripe(first: int, end: int, text: str) -> None:
+    """A stripe is half-open inside, and named by its first and last part to people."""
+    assert parts_of(StripeView(first_part=first, end_part=end)) == text
+
+
+@pytest.mark.parametrize(
+    ("told", "row"),
+    [
+        (progress(512, 1024), ["lease_1", "agent-1", "7", "1-8", "50%", "2.0", "KiB/s", "1:01"]),
+        (progress(512), ["lease_1", "agent-1", "7", "1-8", "512", "B", "2.0", "KiB/s", "1:01"]),
+        (None, ["lease_1", "agent-1", "7", "1-8", "1:01"]),
+    ],
+)
+def test_leases(told: ProgressView | None, row: list[str]) -> None:
+    """A lease has a row whatever its agent has told, in bytes where the size is not known."""
+    fields: dict[str, Any] = {"lease_id": "lease_1", "agent": "agent-1", "epoch": 7, "granted_at": NOW}
+    stripe = StripeView(first_part=1, end_part=9)
+    lease = LeaseReport(**fields, stripe=stripe, progress=told, idle_seconds=61, doing="waits\x1b")
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(leases_table([lease]))
+    words = captured.get().splitlines()[1].split()
+    assert (words[: len(row)], words[-1]) == (row, "waits\ufffd")
+
+
+def test_facts_without_a_value_are_left_out() -> None:
+    """What is not known takes no line, and nothing that is shown steers the terminal."""
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(facts_table([("one", "1\x1b"), ("two", ""), ("three", "3")]))
+    assert [line.split() for line in captured.get().splitlines()] == [["one", "1\ufffd"], ["three", "3"]]
 
 
 def test_json_is_the_wire() -> None:

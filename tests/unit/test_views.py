@@ -6,11 +6,27 @@ from typing import Any
 
 import pytest
 
+from actors.ports import AgentView, JobState, LeaseView, QueueView
+from rayhaul.capacity import AgentState, Capacity
 from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Progress
+from rayhaul.lease import SessionState, UploadSession
 from rayhaul.ledger.base import ApiKey, Role
-from rayhaul.wire import JobView
-from serve_app.views import event_view, job_view, key_created, key_view, progress_event, reply, without_secrets
+from rayhaul.wire import DeadLetterView, JobStateReport, JobView
+from serve_app.views import (
+    agent_job_report,
+    agent_view,
+    dead_letter_view,
+    event_view,
+    job_state_report,
+    job_view,
+    key_created,
+    key_view,
+    progress_event,
+    queue_report,
+    reply,
+    without_secrets,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 SECRET = "s3cr3t"
@@ -203,3 +219,87 @@ def test_a_keys_text_is_shown_once() -> None:
         "revokedAt": None,
         "key": "the-text",
     }
+
+
+SAID = f"PUT https://s3.example/b/k?X-Amz-Signature={SECRET} 403"
+CLEAN = "PUT https://s3.example/b/k 403"
+
+
+def a_lease(agent: str = "a1", **changes: Any) -> LeaseView:
+    facts: dict[str, Any] = {"lease_id": "lease_1", "agent": agent, "epoch": 7, "first_part": 3, "end_part": 5}
+    told: dict[str, Any] = {"granted_at": NOW, "progress": None, "idle_s": None, "doing": None}
+    return LeaseView(**{**facts, **told, **changes})
+
+
+def a_state(*leases: LeaseView, **changes: Any) -> JobState:
+    facts: dict[str, Any] = {"job": job(epoch=9, dead_lettered_at=NOW), "session": None, "parts_done": 4}
+    return JobState(**{**facts, "leases": leases, "waits_for": None, **changes})
+
+
+def test_an_agent() -> None:
+    """Percent and seconds are rounded; why it is unfit is told without secrets."""
+    capacity = Capacity(slots=3, slots_used=2, bytes_per_s=10.06)
+    view = agent_view(
+        AgentView(
+            agent="a1", state=AgentState.UNFIT, capacity=capacity, heartbeat_age_s=0.12345, leases_count=2, unfit=SAID
+        )
+    )
+    assert (view.capacity_pct, view.bytes_per_second, view.heartbeat_age_seconds) == (66.7, 10.1, 0.123)
+    assert (view.state, view.unfit) == ("unfit", CLEAN)
+
+
+def test_the_queue() -> None:
+    """Every priority is named, in its order; what parks it is told without secrets."""
+    queue = QueueView(
+        depth={"high": 2}, oldest_age_s=1.23456, paused=["high", "low"], dead_letters_count=3, parked=SAID
+    )
+    assert json.loads(queue_report(queue).model_dump_json(by_alias=True)) == {
+        "depth": {"low": 0, "normal": 0, "high": 2},
+        "oldestAgeSeconds": 1.235,
+        "paused": ["low", "high"],
+        "dlqDepth": 3,
+        "parked": CLEAN,
+    }
+
+
+def test_a_dead_letter_is_the_job_and_since_when() -> None:
+    """Nothing of the job is missing, nothing secret is in it, and a client reads it back."""
+    dead = job(status=JobStatus.FAILED, dead_lettered_at=NOW, metadata=METADATA)
+    view = dead_letter_view(dead, bucket="bucket")
+    told = json.loads(view.model_dump_json(by_alias=True))
+    assert told == {**shown(dead), "deadLetteredAt": "2026-01-02T03:04:05.678Z"}
+    assert DeadLetterView.model_validate_json(view.model_dump_json(by_alias=True)) == view
+
+
+def test_what_an_agent_does() -> None:
+    """Only its own leases; stripes are half-open; none is no report; what it says has no secrets."""
+    state = a_state(a_lease(doing=SAID, idle_s=1.23456, progress=LIVE), a_lease("a2"))
+    report = agent_job_report("a1", state)
+    assert report is not None
+    (lease,) = report.leases
+    assert (lease.stripe.first_part, lease.stripe.end_part, lease.idle_seconds, lease.doing) == (3, 5, 1.235, CLEAN)
+    assert lease.progress is not None
+    assert lease.progress.bytes == 40
+    assert agent_job_report("a3", state) is None
+
+
+def test_the_live_state() -> None:
+    """What was told last is there even where the job has no progress to show; sentences have no secrets."""
+    session = UploadSession(
+        session_id="s1",
+        job_id="job_1",
+        bucket="bucket",
+        key="k",
+        upload_id="u1",
+        part_bytes=5,
+        size_bytes=9,
+        state=SessionState.ABORTING,
+        created_at=NOW,
+    )
+    report = job_state_report(a_state(a_lease(), session=session, waits_for=SAID), LIVE, bucket="bucket")
+    told = json.loads(report.model_dump_json(by_alias=True))
+    assert SECRET not in json.dumps(told)
+    assert (told["epoch"], told["partsDone"], told["waitsFor"]) == (9, 4, CLEAN)
+    assert (told["job"]["progress"]["bytes"], told["lastProgress"]["bytes"]) == (0, 40)
+    assert told["session"]["state"] == "aborting"
+    assert JobStateReport.model_validate_json(report.model_dump_json(by_alias=True)) == report

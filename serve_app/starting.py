@@ -1,0 +1,94 @@
+"""What both starts share, embedded and attached: the data directory, the ledger, the first key, the wait."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import time
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from rayhaul import keys
+from rayhaul.errors import ServiceError
+from rayhaul.ledger.base import Batch, Role, Viewer
+from rayhaul.ledger.store import open_ledger
+from rayhaul.settings import Settings
+
+_READY_POLL_S = 0.05
+_PROBE_TIMEOUT_S = 5.0
+
+
+class StartRefused(ServiceError):
+    """The cluster cannot start here."""
+
+
+def locked(data_dir: Path, *, busy: str) -> IO[str]:
+    """Make the data directory where it is missing, and hold its lock. Raises: StartRefused, with `busy` in use."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data_dir / "lock").open("w")
+    except OSError as error:
+        raise StartRefused(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StartRefused(busy) from error
+    return lock
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a secret that only we can read, whole or not at all."""
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
+def prepare_ledger(settings: Settings, ledger_url: str) -> bool:
+    """Bring the ledger up to date; tell whether it knows any API key. Raises: ServiceError, Unavailable."""
+
+    async def prepare() -> bool:
+        ledger = open_ledger(settings.ledger, ledger_url)
+        try:
+            return bool(await ledger.keys(Viewer("operator", Role.OPERATOR)))
+        finally:
+            await ledger.close()
+
+    return asyncio.run(prepare())
+
+
+def make_operator_key(settings: Settings, ledger_url: str, path: Path, why: str) -> None:
+    """Make an operator's key and write it to `path`. Raises: ServiceError, Unavailable."""
+    text, record = keys.new_key("operator", Role.OPERATOR, why, datetime.now(UTC), secrets.token_bytes)
+
+    async def commit() -> None:
+        ledger = open_ledger(settings.ledger, ledger_url)
+        try:
+            await ledger.commit(Batch(keys=[record]))
+        finally:
+            await ledger.close()
+
+    asyncio.run(commit())
+    write_private(path, text + "\n")
+
+
+def await_ready(url: str, *, timeout_s: float) -> None:
+    """Return when the API at `url` says that it is ready. Raises: ServiceError."""
+    deadline_s = time.monotonic() + timeout_s
+    last = "no answer"
+    while time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=_PROBE_TIMEOUT_S):  # noqa: S310 - our own http URL
+                return
+        except urllib.error.HTTPError as error:
+            last = f"status {error.code}"
+            error.close()
+        except OSError as error:
+            last = str(error)
+        time.sleep(_READY_POLL_S)
+    raise ServiceError(f"the API did not become ready within {timeout_s:.0f} s ({last})")

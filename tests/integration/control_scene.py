@@ -1,0 +1,91 @@
+"""A scene for tests of the operator's verbs: a dead letter, a job in two agents' hands, an agent that is unfit."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from plane import Site
+from seams import BUCKET
+
+from actors.ports import AgentView, LeaseView
+from rayhaul.capacity import AgentState, Capacity
+from rayhaul.job import JobEvent, Progress
+from rayhaul.lease import PartDone, SessionState, UploadSession
+from rayhaul.ledger.base import Batch
+
+SECRET = "s3cr3t"
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+PROGRESS = Progress(bytes_done=40, bytes_total=100, bytes_per_s=2048.04, eta_s=4.86, parts_done=2, parts_total=5)
+UNFIT = "the disk is full"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    site: Site
+    #: Of alice: in the dead-letter queue.
+    dead: str
+    #: Of alice: `agent-1` holds two stripes of it, `agent-2` one.
+    running: str
+
+
+def lease(number: int, agent: str, **changes: Any) -> LeaseView:
+    facts: dict[str, Any] = {
+        "lease_id": f"lease_{number}",
+        "agent": agent,
+        "epoch": 7,
+        "first_part": 10 * number + 1,
+        "end_part": 10 * number + 11,
+        "granted_at": NOW,
+        "progress": PROGRESS,
+        "idle_s": 12.34567,
+        "doing": "waits for the source",
+    }
+    return LeaseView(**{**facts, **changes})
+
+
+async def scene_of(site: Site) -> Scene:
+    dead, running = await site.submit("alice"), await site.submit("alice")
+    await site.plane.bury(dead)
+    await site.plane.move(running, JobEvent.STARTED, epoch=7)
+    session = UploadSession(
+        session_id="session_1",
+        job_id=running,
+        bucket=BUCKET,
+        key="a/file.bin",
+        upload_id="upload-1",
+        part_bytes=5_242_880,
+        size_bytes=None,
+        state=SessionState.OPEN,
+        created_at=NOW,
+    )
+    parts = [PartDone(session_id="session_1", number=number, size_bytes=5_242_880, etag="e") for number in (1, 2, 3)]
+    await site.ledger.commit(Batch(sessions=[session], parts=parts))
+    plane = site.plane
+    plane.sessions[running] = session
+    plane.leases[running] = [
+        lease(0, "agent-1"),
+        lease(1, "agent-1", progress=None, idle_s=None, doing=None),
+        lease(2, "agent-2"),
+    ]
+    capacity = Capacity(slots=8, slots_used=6, bytes_per_s=1000.04)
+    plane.known_agents = [
+        AgentView(agent="agent-1", state=AgentState.ONLINE, capacity=capacity, heartbeat_age_s=0.12345, leases_count=2),
+        AgentView(
+            agent="agent-2",
+            state=AgentState.UNFIT,
+            capacity=capacity,
+            heartbeat_age_s=1,
+            leases_count=1,
+            unfit=UNFIT,
+        ),
+    ]
+    return Scene(site, dead, running)
+
+
+async def ask(scene: Scene, user: str, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
+    """Ask as `user`; ids of the scene are put where `path` and `body` name them."""
+    ids = {"dead": scene.dead, "running": scene.running}
+    filled = None if body is None else {name: value.format(**ids) for name, value in body.items()}
+    headers = scene.site.auth.get(user, {})
+    return await scene.site.http.request(method, path.format(**ids), json=filled, headers=headers)
