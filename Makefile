@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill bench simulate docs clean
+.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults docs clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(VENV)/.base:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ ledger: $(VENV)/.dev ## one suite on SQLite and on PostgreSQL
 simulation: $(VENV)/.dev ## scheduler and agents on a fake clock, seeded faults
 	$(BIN)/pytest tests/simulation
 
+simulate-faults: $(VENV)/.dev ## thousands of seeded histories with faults; a seed that breaks is printed with its replay
+	$(BIN)/python tests/simulation/run.py --seeds $(or $(SEEDS),2000)
+
 integration: $(VENV)/.dev ## real HTTP, real S3 server
 	$(BIN)/pytest tests/integration
 
@@ -56,8 +59,12 @@ cluster: $(VENV)/.dev ## a real Ray cluster
 drill: $(VENV)/.dev ## slow drills: large files, faults one after the other
 	$(BIN)/pytest tests -m drill -s
 
+drill-rayup: $(VENV)/.dev ## `ray up` for real, on three hosts made of network namespaces (root; Debian's openssh-server, rsync)
+	$(BIN)/pytest tests/cluster/test_rayup.py -m drill -s
+
 bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/results/*.json and prints tables
 	$(BIN)/python -m bench.scheduler
+	$(BIN)/python -m bench.ledger
 
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling

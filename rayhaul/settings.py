@@ -181,7 +181,9 @@ class ApiSettings(_Group):
     sse_streams_max: int = Field(2000, gt=0, description="Open event streams of one replica.")
     key_cache_s: float = Field(5, ge=0, description="How long a checked API key is remembered, seconds.")
     idempotency_keep_s: float = Field(86_400, gt=0, description="How long an Idempotency-Key is remembered, seconds.")
-    replicas: int = Field(1, gt=0, description="Replicas of the API.")
+    replicas: int = Field(
+        1, gt=0, description="Replicas of the API. One stays on the head; several are spread, and keep their nodes."
+    )
 
 
 class WebhookSettings(_Group):

@@ -20,10 +20,9 @@ from ray.exceptions import RayError
 
 from actors.runtime import NAMESPACE, SCHEDULER, start_scheduler, stop_scheduler
 from rayhaul.errors import Unavailable
-from rayhaul.ledger import migrate
 from rayhaul.settings import Settings
 from serve_app.deployment import listens_at, run_api, stop_api
-from serve_app.starting import StartRefused, await_ready, locked, make_operator_key, prepare_ledger
+from serve_app.starting import StartRefused, await_ready, check_ledger, locked, make_operator_key, prepare_ledger
 
 _AGENT_PREFIX = "agent-"
 #: An agent cancels its transfers and sends a last report.
@@ -83,9 +82,7 @@ def deploy(target: Target, settings: Settings, say: Say) -> Deployed:
         ledger_url = target.ledger_url(settings)
         check(settings, ledger_url, nodes)
         _check_port(target)
-        with suppress(Unavailable):
-            # One that is newer than this code is refused here; one that is older or missing is migrated below.
-            migrate.check(ledger_url)
+        check_ledger(settings, ledger_url)
         if _stop_actors(say):
             say("what ran has been stopped; jobs that were running go on in a moment")
         say("ledger …")

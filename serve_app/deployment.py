@@ -105,7 +105,17 @@ def _run_api(settings: Settings, ledger_url: str, host: str, port: int) -> None:
 
 def _application(settings: Settings, ledger_url: str) -> serve.Application:
     deployment: Any = Api
-    app: serve.Application = deployment.options(num_replicas=settings.api.replicas, logging_config=_LOGGING).bind(
-        settings, ledger_url
-    )
+    app: serve.Application = deployment.options(
+        num_replicas=settings.api.replicas,
+        ray_actor_options={"num_cpus": 0, "resources": _place(settings)},
+        logging_config=_LOGGING,
+    ).bind(settings, ledger_url)
     return app
+
+
+def _place(settings: Settings) -> dict[str, float]:
+    """Return what a replica's node must have. A single one stays on the head: a node with a replica is never idle.
+
+    Several are spread over the nodes, which then stay.
+    """
+    return {"head": 0.001} if settings.api.replicas == 1 else {}

@@ -7,13 +7,16 @@ import secrets
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from rayhaul import keys
-from rayhaul.errors import ServiceError
+from rayhaul.errors import ServiceError, Unavailable
+from rayhaul.ledger import connect, migrate
 from rayhaul.ledger.base import Batch, Role, Viewer
+from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.store import open_ledger
 from rayhaul.settings import Settings
 
@@ -47,6 +50,26 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     draft.replace(path)
+
+
+def check_ledger(settings: Settings, ledger_url: str) -> None:
+    """Make sure that the ledger can be reached and was not written by a newer Rayhaul; it may be older, or not be yet.
+
+    Raises: ServiceError, Unavailable.
+    """
+    parsed = connect.parse_url(ledger_url)
+    path = connect.sqlite_file(parsed)
+    if path is not None and not path.exists():
+        return
+    engine = connect.readers(parsed, settings.ledger)
+    try:
+        engine.connect().close()
+    except DATABASE_ERRORS as err:
+        raise (classified(err) or err) from err
+    finally:
+        engine.dispose()
+    with suppress(Unavailable):
+        migrate.check(ledger_url)
 
 
 def prepare_ledger(settings: Settings, ledger_url: str) -> bool:
