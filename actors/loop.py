@@ -82,6 +82,8 @@ class Loop:
         #: What the ledger knows of the Idempotency-Keys of this turn's calls.
         self.spent: dict[tuple[str, str], IdempotencyRecord] = {}
         self.works = False
+        #: Hears and answers, but starts nothing any more.
+        self.is_resting = False
         self._ledger = ledger
         self._dispatch = dispatch
         self._scaler = scaler
@@ -161,7 +163,7 @@ class Loop:
                 await self.start()
             self._note_pause()
             try:
-                await self._turn(calls)
+                await self._turn(calls, decide=not self.is_resting)
             except (InvalidRequest, Poisoned) as error:
                 await self._take_apart(calls, error)
         except BaseException as error:

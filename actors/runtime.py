@@ -2,7 +2,7 @@
 
 Laws of this file:
 1. It wraps and decides nothing: `Scheduler` and `Agent` are plain classes that know no Ray.
-2. Errors cross as values (`_Failed`), never as pickled exceptions.
+2. Errors cross as values (crossing.py), never as pickled exceptions.
 3. An error of Ray's means "may or may not have run": it becomes Unavailable; callers repeat only what is safe to.
 4. Every process dies with the raylet that started it: Ray lets workers of a killed raylet run on, as zombies.
 """
@@ -16,7 +16,6 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 from typing import Any, TypeVar
@@ -27,12 +26,13 @@ from ray.exceptions import RayError
 
 from actors.agent import Agent
 from actors.courier import Courier
+from actors.crossing import as_value, opened
 from actors.decisions import Rules
 from actors.ports import Accepted, AgentView, Command, JobState, ProgressPage, QueueView, Submission
 from actors.scheduler import Scheduler
-from rayhaul import errors, log
+from rayhaul import log
 from rayhaul.alert_file import read_scaling_rule
-from rayhaul.errors import RayhaulError, Unavailable
+from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, Priority
 from rayhaul.lease import AgentReport, Order, ReportReply
@@ -86,20 +86,6 @@ def _actor(kind: type, name: str, resources: dict[str, float]) -> Any:
     return wrapped.options(name=name, resources=resources, **_FOR_EVER)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    kind: str
-    message: str
-    retry_after_s: float | None
-
-
-def _kinds(kind: type[RayhaulError] = RayhaulError) -> dict[str, type[RayhaulError]]:
-    found = {kind.__name__: kind}
-    for child in kind.__subclasses__():
-        found |= _kinds(child)
-    return found
-
-
 def _begin_process(service: str, level: str) -> None:
     """Set up logging, and have the kernel kill this process when its parent dies (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -117,13 +103,6 @@ def _for_life(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
             os._exit(_EXIT_BROKEN)
 
     return asyncio.get_running_loop().create_task(run())
-
-
-async def _as_value(call: Any) -> Any:
-    try:
-        return await call
-    except RayhaulError as error:
-        return _Failed(type(error).__name__, error.message, error.retry_after_s)
 
 
 class SchedulerActor:
@@ -169,7 +148,7 @@ class SchedulerActor:
 
     async def call(self, verb: str, *arguments: Any, **options: Any) -> Any:
         """Carry out one of the scheduler's verbs; a RayhaulError comes back as a value."""
-        return await _as_value(getattr(self._scheduler, verb)(*arguments, **options))
+        return await as_value(getattr(self._scheduler, verb)(*arguments, **options))
 
     async def stop(self) -> None:
         """End the loop after the turn under way, and close the ledger."""
@@ -220,6 +199,11 @@ class AgentActor:
 
     async def drain(self) -> None:
         await (await self._ready).drain()
+
+    async def stop(self) -> None:
+        """Stop at once, say goodbye and go: what was in hand goes to others, charged to nobody."""
+        await (await self._ready).stop()
+        await asyncio.shield(self._running)
 
     async def pid(self) -> int:
         """Return the process id, for drills."""
@@ -332,10 +316,7 @@ class RayScheduler:
         except (RayError, ValueError, TimeoutError) as error:
             self._handle = None
             raise Unavailable("the scheduler cannot be reached; what was asked may or may not be done") from error
-        if isinstance(answer, _Failed):
-            kind = _kinds().get(answer.kind, errors.Internal)
-            raise kind(answer.message, retry_after_s=answer.retry_after_s)
-        return answer
+        return opened(answer)
 
     async def submit(self, submission: Submission) -> Accepted:
         accepted: Accepted = await self._call("submit", submission)
@@ -412,6 +393,23 @@ def start_scheduler(settings: Settings, *, ledger_url: str, bucket: str) -> None
     rule = read_scaling_rule(settings.scaling.rules_path)
     _actor(SchedulerActor, SCHEDULER, {"head": 0.001}).remote(settings, ledger_url, bucket, rule)
     _actor(CourierActor, COURIER, {"head": 0.001}).remote(settings, ledger_url)
+
+
+def dismiss_agents(timeout_s: float) -> None:
+    """Have all agents stop at once and say goodbye, and wait a little for it; the scheduler starts nothing meanwhile.
+
+    What does not answer in time is left as it is: its leases are handed back when its life is over.
+    """
+    asked: list[Any] = []
+    with suppress(ValueError, AttributeError, RayError):
+        ray.get(ray.get_actor(SCHEDULER, namespace=NAMESPACE).call.remote("rest"), timeout=timeout_s)
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(_AGENT_PREFIX):
+            # ValueError: it has gone. AttributeError: it runs code from before agents could be asked.
+            with suppress(ValueError, AttributeError, RayError):
+                asked.append(ray.get_actor(actor["name"], namespace=NAMESPACE).stop.remote())
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
 
 
 def stop_scheduler(timeout_s: float) -> None:

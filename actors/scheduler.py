@@ -99,6 +99,10 @@ class Scheduler:
     async def stop(self) -> None:
         await self._loop.stop()
 
+    async def rest(self) -> None:
+        """Start nothing any more, jobs or agents: what runs is about to be stopped."""
+        self._loop.is_resting = True
+
     # --- what the API asks (ports.ControlPlane) ---
 
     async def submit(self, submission: Submission) -> Accepted:

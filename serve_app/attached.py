@@ -18,13 +18,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.runtime import NAMESPACE, SCHEDULER, start_scheduler, stop_scheduler
+from actors.runtime import NAMESPACE, SCHEDULER, dismiss_agents, start_scheduler, stop_scheduler
 from rayhaul.errors import Unavailable
 from rayhaul.settings import Settings
 from serve_app.deployment import listens_at, run_api, stop_api
 from serve_app.starting import StartRefused, await_ready, check_ledger, locked, make_operator_key, prepare_ledger
 
-_AGENT_PREFIX = "agent-"
 #: An agent cancels its transfers and sends a last report.
 _GOODBYE_S = 10.0
 #: A turn with a slow disk, and the ledger's connections closed.
@@ -183,7 +182,7 @@ def _stop_actors(say: Say) -> bool:
     """
     names = _names(NAMESPACE)
     if SCHEDULER in names:
-        _dismiss([name for name in names if name.startswith(_AGENT_PREFIX)])
+        dismiss_agents(_GOODBYE_S)
         try:
             stop_scheduler(timeout_s=_SCHEDULER_STOP_S)
         except Unavailable as error:
@@ -195,17 +194,6 @@ def _stop_actors(say: Say) -> bool:
             ray.kill(ray.get_actor(name, namespace=NAMESPACE))
     _await_gone(NAMESPACE, _ACTORS_GONE_S)
     return bool(names)
-
-
-def _dismiss(agents: Sequence[str]) -> None:
-    """Ask agents to stop at once and say goodbye; wait a little for the scheduler to hear of it."""
-    asked: list[Any] = []
-    for name in agents:
-        # ValueError: it has gone. AttributeError: it runs code from before agents could be asked.
-        with suppress(ValueError, AttributeError):
-            asked.append(ray.get_actor(name, namespace=NAMESPACE).stop.remote())
-    if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=_GOODBYE_S)
 
 
 def _names(namespace: str) -> list[str]:

@@ -121,12 +121,13 @@ class EmbeddedCluster:
         self._say("Ray")
         dashboard_url = self._start_ray()
         # Imported only now: Ray and Serve read their environment when they are imported.
-        from actors.runtime import start_scheduler, stop_scheduler  # noqa: PLC0415
+        from actors.runtime import dismiss_agents, start_scheduler, stop_scheduler  # noqa: PLC0415
         from serve_app.deployment import run_api  # noqa: PLC0415
 
         self._say("scheduler and agents")
         start_scheduler(settings, ledger_url=ledger_url, bucket=settings.s3.bucket)
         self._stack.callback(_quietly, lambda: stop_scheduler(timeout_s=3))
+        self._stack.callback(_quietly, lambda: dismiss_agents(timeout_s=2))
         self._say("API")
         run_api(settings, ledger_url=ledger_url, host=place.host, port=place.port)
         await_ready(place.url, timeout_s=_READY_TIMEOUT_S)
