@@ -43,6 +43,7 @@ from tasks.egress import GuardedClient
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.transfer import transfer
+from tasks.upload import undo
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Agent:
         self._monotonic = monotonic
         self._memory = ByteBudget(settings.agent.memory_bytes_max)
         self._held: dict[str, Held] = {}
+        self._let_go: set[str] = set()
         self._wake = asyncio.Event()
         self._outbox = Outbox(self._wake)
         self._rate = Rate()
@@ -156,6 +158,8 @@ class Agent:
                 if not (held.lost or self._stopping):
                     raise
             except LeaseLost:
+                if not held.lost:
+                    self._let_go.add(key_of(order))
                 log.warning("lease lost: stopped", extra={"code": LeaseLost.code})
             except Exception:
                 # A slot outlives what happens in it.
@@ -244,9 +248,9 @@ class Agent:
         )
 
     async def _abort(self, order: AbortOrder) -> None:
-        """Abort an upload. A failure is not told: the scheduler orders it again."""
+        """Undo an upload. A failure is not told: the scheduler orders it again."""
         try:
-            await self._sink.abort(order.key, order.upload_id)
+            await undo(self._sink, order)
         except RayhaulError as error:
             log.warning("upload not aborted: %s", error.message, extra={"code": error.code})
             return
@@ -272,8 +276,9 @@ class Agent:
 
     async def _report(self) -> None:
         sent_at_s = self._monotonic()
+        report = self._compose()
         try:
-            reply = await self._send(self._compose())
+            reply = await self._send(report)
         except (RayhaulError, TimeoutError) as error:
             log.warning("report not answered: %s", str(error) or "timed out")
             self._fence()
@@ -281,6 +286,7 @@ class Agent:
             self._wake.set()
             return
         self._acknowledged_at_s = sent_at_s
+        self._let_go -= report.let_go
         self._outbox.settle(reply)
         await self.revoke(sorted(reply.revoked))
         if reply.superseded:
@@ -296,8 +302,9 @@ class Agent:
         try:
             self.check_fence()
         except LeaseLost as error:
-            for held in list(self._held.values()):
+            for key, held in list(self._held.items()):
                 if not held.lost:
+                    self._let_go.add(key)
                     log.warning(error.message, extra={"jobId": held.order.context.job_id, "code": error.code})
                 held.lose()
 
@@ -329,6 +336,7 @@ class Agent:
             unfit=self._judged(now_s),
             leaving=leaving,
             held=frozenset(self._held),
+            let_go=frozenset(self._let_go),
             progress=tuple(progress),
             notices=tuple(self._outbox.notices()),
             metrics=self._meter.snapshot(),

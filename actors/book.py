@@ -20,6 +20,10 @@ from rayhaul.policy.parking import Parking
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.settings import LivenessSettings
 
+#: An agent that leases do not reach, again and again, gets no others for so long; each time twice as long, up to this.
+AVOIDED_S = 5.0
+AVOIDED_S_MAX = 300.0
+
 
 @dataclass(slots=True)
 class AgentRecord:
@@ -39,6 +43,10 @@ class AgentRecord:
     drained_at_s: float | None = None
     #: Earlier lives of the same name: they have lost all they had.
     past: tuple[str, ...] = ()
+    #: Leases in a row that did not arrive there, and until when it gets no others for it.
+    missed: int = 0
+    missed_at_s: float = 0.0
+    avoided_until_s: float = 0.0
 
     @property
     def state(self) -> AgentState:
@@ -67,6 +75,20 @@ class AgentRecord:
     @property
     def takes_leases(self) -> bool:
         return self.seq > 0 and self.state is AgentState.ONLINE
+
+    def note_missed(self, now_s: float) -> None:
+        """Note that leases did not arrive: once may happen to anybody, then the next ones wait, longer each time."""
+        if self.missed_at_s == now_s:
+            return
+        self.missed += 1
+        self.missed_at_s = now_s
+        if self.missed > 1:
+            self.avoided_until_s = now_s + min(AVOIDED_S_MAX, AVOIDED_S * 2.0 ** (self.missed - 2))
+
+    def note_arrivals(self, now_s: float, *, is_any_here: bool) -> None:
+        """Trust the agent again once something did arrive."""
+        if is_any_here and now_s >= self.avoided_until_s:
+            self.missed = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,8 @@ class Book:
         self.leased_at_s: dict[str, float] = {}
         #: How leases move, by lease id.
         self.watches: dict[str, Watch] = {}
+        #: Leases that their agents have reported as held.
+        self.arrived: set[str] = set()
         self.progress: dict[str, tuple[int, Progress]] = {}
         self.progress_version = 0
 
@@ -139,6 +163,7 @@ class Book:
             book._put_session(session)
         book.progress = {job_id: noted for job_id, noted in heard.progress.items() if job_id in book.jobs}
         book.watches = {lease_id: heard.watches.get(lease_id) or Watch(now_s) for lease_id in book.leases}
+        book.arrived = heard.arrived & book.leases.keys()
         # Those of an earlier life may be on their way still: they get their time to arrive.
         book.leased_at_s = {lease_id: heard.leased_at_s.get(lease_id, now_s) for lease_id in book.leases}
         return book
@@ -179,6 +204,7 @@ class Book:
         for record in self.agents.values():
             record.seen_at_s += by_s
             record.unfit_since_s += by_s
+            record.avoided_until_s += by_s
             if record.drained_at_s is not None:
                 record.drained_at_s += by_s
         self.leased_at_s = {lease_id: at_s + by_s for lease_id, at_s in self.leased_at_s.items()}
@@ -287,6 +313,7 @@ class Book:
         lease = self.leases.pop(lease_id, None)
         self.leased_at_s.pop(lease_id, None)
         self.watches.pop(lease_id, None)
+        self.arrived.discard(lease_id)
         if lease is None:
             return
         for index, name in ((self.leases_of_job, lease.job_id), (self.leases_of_agent, lease.agent)):

@@ -66,7 +66,7 @@ class Dispatch:
         for queue in book.queues:
             # Also while no agent is free: the loop sleeps until what `due_at_s` tells.
             queue.promote(draft.now_s)
-        free = [record for record in book.agents.values() if record.takes_leases]
+        free = [r for r in book.agents.values() if r.takes_leases and r.avoided_until_s <= draft.now_s]
         if not free:
             return
         self._decide_apart(draft, book, free)

@@ -40,12 +40,26 @@ def reconcile(draft: Draft, book: Book, report: AgentReport, rules: Rules) -> No
             continue
         if lease.incarnation != report.incarnation:
             crashed.append(lease)
-        elif lease.lease_id not in report.held and _is_late(draft, book.leased_at_s.get(lease.lease_id)):
-            hand_back(draft, lease, rules, f"{report.agent} does not hold it")
+        elif lease.lease_id in report.held:
+            book.arrived.add(lease.lease_id)
+        elif lease.lease_id in report.let_go:
+            hand_back(draft, lease, rules, f"{report.agent} had no answer from us and let it go", charged=False)
+        elif _is_late(draft, book.leased_at_s.get(lease.lease_id)):
+            _hand_back_missing(draft, book, lease, rules)
+    book.agents[report.agent].note_arrivals(draft.now_s, is_any_here=not report.held.isdisjoint(book.arrived))
     crashed_probes = _reconcile_probes(draft, book, report)
     if crashed or crashed_probes:
         why = f"{report.agent} restarted"
         hand_back_lost(draft, book, leases=crashed, probes=crashed_probes, rules=rules, why=why)
+
+
+def _hand_back_missing(draft: Draft, book: Book, lease: Lease, rules: Rules) -> None:
+    """Take back a lease that its agent does not hold: a job is charged only where it was once seen there."""
+    if lease.lease_id in book.arrived:
+        hand_back(draft, lease, rules, f"{lease.agent} does not hold it")
+        return
+    book.agents[lease.agent].note_missed(draft.now_s)
+    hand_back(draft, lease, rules, f"it did not arrive at {lease.agent}", charged=False)
 
 
 def part_with(draft: Draft, book: Book, agent: str, rules: Rules) -> None:

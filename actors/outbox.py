@@ -83,7 +83,15 @@ class Control:
         held.do("moving bytes", monotonic())
 
     async def opened(self, session: UploadSession) -> None:
-        await self._outbox.tell(
+        if not await asyncio.shield(self._tell_of(session)):
+            raise LeaseLost
+
+    def left(self, session: UploadSession) -> None:
+        self._tell_of(session)
+
+    def _tell_of(self, session: UploadSession) -> asyncio.Future[bool]:
+        """Post what must be heard whatever becomes of the lease: the upload exists."""
+        return self._outbox.post(
             SessionOpened(
                 notice_id=self._new_id("note"),
                 lease_id=self._order.lease_id,

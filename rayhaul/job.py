@@ -76,7 +76,6 @@ TRANSITIONS: Mapping[JobStatus, Mapping[JobEvent, JobStatus]] = {
         _E.COMPLETED: _S.COMPLETED,
         _E.REQUEUED: _S.QUEUED,
         _E.FAILED: _S.FAILED,
-        _E.CANCELLED: _S.CANCELLED,
     },
     _S.PAUSED: {_E.RESUMED: _S.QUEUED, _E.CANCELLED: _S.CANCELLED},
     _S.FAILED: {_E.DEADLETTERED: _S.FAILED, _E.REQUEUED: _S.QUEUED},

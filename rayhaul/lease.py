@@ -251,6 +251,8 @@ class AgentReport:
     leaving: bool = False
     #: Lease and order ids in hand when the report was sent.
     held: frozenset[str]
+    #: Leases it let go by itself because we did not answer for too long; told until answered.
+    let_go: frozenset[str] = frozenset()
     progress: tuple[LeaseProgress, ...] = ()
     notices: tuple[Notice, ...] = ()
     #: Why the agent takes no leases (disk full, memory full), in one sentence; None where it is fit.

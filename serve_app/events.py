@@ -20,7 +20,7 @@ from rayhaul.job import FINAL, JobStatus
 from rayhaul.ledger.base import Viewer
 from rayhaul.metrics import SSE_EVENT_LAG
 from serve_app.auth import Caller
-from serve_app.feed import PAGE_EVENTS, Listener, Message, message
+from serve_app.feed import PAGE_EVENTS, Listener, Message
 from serve_app.openapi import event_stream, problems_of
 from serve_app.replica import PathId, Replica, replica_of
 
@@ -115,11 +115,9 @@ class EventStream(StreamingResponse):
         """Send what stands in the ledger. Events committed from here on wait in the listener's queue."""
         listener.begin_reading()
         while True:
-            records = await self._replica.ledger.events_after(
-                self._viewer, self._last_seq, job_id=self._job_id, limit=PAGE_EVENTS
-            )
-            await self._send(send, [message(record) for record in records])
-            if len(records) < PAGE_EVENTS:
+            page = await self._replica.feed.page(self._viewer, self._last_seq, self._job_id)
+            await self._send(send, page)
+            if len(page) < PAGE_EVENTS:
                 return
 
     async def _relay(self, listener: Listener, send: Send) -> None:

@@ -28,7 +28,11 @@ class LeaseControl(Protocol):
     """The way from a lease to the scheduler."""
 
     async def opened(self, session: UploadSession) -> None:
-        """Return when the upload is durably known. Raises: LeaseLost."""
+        """Return when the upload is durably known. Told even where the wait is cancelled. Raises: LeaseLost."""
+        ...
+
+    def left(self, session: UploadSession) -> None:
+        """Tell of an upload that nobody waits for any more, so that it is aborted or gone on with; returns at once."""
         ...
 
     async def parts_done(self, parts: Sequence[PartDone]) -> None:

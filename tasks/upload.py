@@ -5,6 +5,7 @@ Laws of this file:
 2. Of an earlier attempt, a part counts only when the ledger and the store agree on its number, size and ETag.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,13 +14,16 @@ from awscrt.checksums import crc64nvme
 from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, UploadLost
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
-from rayhaul.lease import PartDone, SessionState, TransferOrder, UploadSession
+from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
 from tasks.checksum import Algorithm, Checksum, combined_crc, crc_text
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
 from tasks.sink import Sink, StoredPart
 
 _CONTENT_TYPE = "application/octet-stream"
+
+#: The object's metadata names the upload that it was published by.
+SESSION = "session-id"
 
 
 class Upload:
@@ -127,15 +131,27 @@ class Upload:
         if order.epoch > 1 and order.context.job_id in order.key:
             await self._clear_away()
         self._control.check()
+        creating = asyncio.ensure_future(self._created())
+        try:
+            session = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # The store opens it all the same, and nobody else knows of it.
+            creating.add_done_callback(self._leave)
+            raise
+        await self._control.opened(session)
+        return session
+
+    async def _created(self) -> UploadSession:
+        order = self._order
+        session_id = IdFactory(self._clock)("ses")
         upload_id = await self._sink.create(
             order.key,
             content_type=order.pin.content_type or _CONTENT_TYPE,
             filename=order.pin.filename,
-            metadata=self._metadata(),
+            metadata={**self._metadata(), SESSION: session_id},
         )
-        now_s = self._clock()
-        session = UploadSession(
-            session_id=IdFactory(self._clock)("ses"),
+        return UploadSession(
+            session_id=session_id,
             job_id=order.context.job_id,
             bucket=order.bucket,
             key=order.key,
@@ -143,10 +159,12 @@ class Upload:
             part_bytes=order.part_bytes,
             size_bytes=order.pin.size_bytes,
             state=SessionState.OPEN,
-            created_at=utc(now_s),
+            created_at=utc(self._clock()),
         )
-        await self._control.opened(session)
-        return session
+
+    def _leave(self, creating: "asyncio.Future[UploadSession]") -> None:
+        if not creating.cancelled() and creating.exception() is None:
+            self._control.left(creating.result())
 
     async def _clear_away(self) -> None:
         """Abort uploads under this job's own key: of an agent that died before it could tell, or that should stop.
@@ -203,6 +221,14 @@ class Upload:
     def _metadata(self) -> Mapping[str, str]:
         context = self._order.context
         return {"correlation-id": context.correlation_id, "job-id": context.job_id}
+
+
+async def undo(sink: Sink, order: AbortOrder) -> None:
+    """Abort an upload and see that it is gone, and that nothing stands that it had published. Raises: SinkError."""
+    await sink.abort(order.key, order.upload_id)
+    found = await sink.head(order.key)
+    if found is not None and found.metadata.get(SESSION) == order.session_id:
+        await sink.delete(order.key)
 
 
 def _is_same(stored: StoredPart, known: PartDone | None) -> bool:

@@ -130,6 +130,8 @@ class HandAgent:
     mute: bool = False
     draining: bool = False
     unfit: str | None = None
+    #: What it stopped by itself because nobody answered.
+    let_go: set[str] = field(default_factory=set)
     superseded: bool = False
     capacity: Capacity | None = None
     #: What it says of a lease, where that is not that bytes move right now.
@@ -248,6 +250,7 @@ class HandAgent:
             "draining": self.draining,
             "unfit": self.unfit,
             "held": frozenset(self.held),
+            "let_go": frozenset(self.let_go),
             "progress": progress,
             "notices": tuple(notice for notice, _ in self.waiting.values()),
         }
@@ -263,7 +266,14 @@ class HandAgent:
         }
         return LeaseProgress(**{**facts, **self.tells.get(order.lease_id, {})})
 
+    def fence(self) -> None:
+        """Let everything go, as an agent does that was not answered for too long."""
+        for order in self.transfers:
+            self.let_go.add(order.lease_id)
+            self._lose(order.lease_id)
+
     def take(self, reply: ReportReply) -> None:
+        self.let_go.clear()
         for notice_id in reply.acknowledged:
             _, ends = self.waiting.pop(notice_id, (None, None))
             self.counted[notice_id] = notice_id not in reply.refused

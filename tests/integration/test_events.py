@@ -467,6 +467,39 @@ async def test_an_end_that_comes_in_two_pages_is_told_in_full(site: Site, http: 
         assert [event.event for event in await told.rest()] == ["failed", "deadlettered"]
 
 
+async def test_many_that_catch_up_read_by_turns(site: Site, http: httpx.AsyncClient) -> None:
+    """Twenty streams that come back for the whole history read it two at a time: the rest of the API stays awake."""
+    reading = most = 0
+
+    async def counted(viewer: Viewer, *arguments: Any, **options: Any) -> Any:
+        nonlocal reading, most
+        if viewer.user_id == "api":
+            return await site.ledger.events_after(viewer, *arguments, **options)
+        reading += 1
+        most = max(most, reading)
+        try:
+            return await site.ledger.events_after(viewer, *arguments, **options)
+        finally:
+            reading -= 1
+
+    specs = tuple(JobSpec(url="https://files.example/") for _ in range(2 * PAGE_EVENTS))
+    accepted = await site.plane.submit(Submission(user_id="alice", correlation_id="correlation", specs=specs))
+    site.ledger_seam.instead["events_after"] = counted
+
+    async def follow() -> int:
+        async with stream(http, "/events?last_event_id=0", **site.auth["alice"]) as told:
+            seen = 0
+            while (event := await told.next()) is not None:
+                seen += 1
+                if event.data["jobId"] == accepted.job_ids[-1]:
+                    break
+            return seen
+
+    counts = await asyncio.gather(*[follow() for _ in range(20)])
+    assert counts == [len(specs)] * 20
+    assert most == 2
+
+
 async def test_a_broken_tail_ends_the_streams_and_the_next_one_works(
     site: Site, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

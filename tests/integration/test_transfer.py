@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from awscrt.checksums import crc64nvme
 from origin import Origin, content_bytes, content_sha256, content_windows
+from seams import Seam
 from store_proxy import Fault, StoreProxy
 
 from rayhaul.errors import (
@@ -31,7 +32,7 @@ from rayhaul.errors import (
     UploadLost,
 )
 from rayhaul.job import JobResult
-from rayhaul.lease import JobContext, PartDone, TransferOrder, UploadSession
+from rayhaul.lease import AbortOrder, JobContext, PartDone, TransferOrder, UploadSession
 from rayhaul.metrics import SINK_REQUESTS, SINK_RETRIES_EXHAUSTED, Meter
 from rayhaul.policy.planning import PARTS_MAX
 from rayhaul.settings import MIB, EgressSettings, SourceSettings, TransferSettings
@@ -42,6 +43,7 @@ from tasks.egress import GuardedClient
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.transfer import transfer
+from tasks.upload import SESSION, undo
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -75,6 +77,10 @@ class Control:
 
     async def opened(self, session: UploadSession) -> None:
         self.step("opened")
+        self.session = session
+
+    def left(self, session: UploadSession) -> None:
+        self.steps.append("left")
         self.session = session
 
     async def parts_done(self, parts: Sequence[PartDone]) -> None:
@@ -188,7 +194,7 @@ class Bench:
         assert result.crc64nvme == crc_text(crc)
         head = await self.sink.head(order.key)
         assert head is not None
-        assert head.metadata == {"correlation-id": "corr-12345", "job-id": "job_1"}
+        assert {**head.metadata, SESSION: ""} == {"correlation-id": "corr-12345", "job-id": "job_1", SESSION: ""}
         assert await self.sink.list_uploads(self.prefix) == []
 
     async def abort(self, control: Control) -> None:
@@ -683,6 +689,50 @@ async def test_cancelling_is_quick_and_gives_everything_back(bench: Bench, way: 
     assert await bench.sink.head(order.key) is None
     for upload in await bench.sink.list_uploads(bench.prefix):
         await bench.sink.abort(upload.key, upload.upload_id)
+
+
+async def test_an_upload_opened_while_we_are_stopped_is_told_of(bench: Bench) -> None:
+    """Cancelled while the store opens the upload, it ends at once; what was opened is told all the same."""
+    order = await bench.order(3 * PART)
+    entered, release = asyncio.Event(), asyncio.Event()
+    seam = Seam(bench.sink)
+    seam.hold["create"] = (entered, release)
+    bench.sink, sink = seam, bench.sink  # type: ignore[assignment] # a decorator of the sink
+    control = Control()
+    task = asyncio.create_task(bench.run(order, control))
+    await entered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert control.steps == []
+    release.set()
+    async with asyncio.timeout(10):
+        while not control.steps:
+            await asyncio.sleep(0.01)
+    assert control.steps == ["left"]
+    (upload,) = await sink.list_uploads(bench.prefix)
+    assert control.session is not None
+    assert upload.upload_id == control.session.upload_id
+    bench.sink = sink
+    await bench.abort(control)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_what_an_undone_upload_had_published_goes(bench: Bench, *, ours: bool) -> None:
+    """Undoing an upload that was completed deletes its object; another upload's object under the key stays."""
+    order = await bench.order(3 * PART)
+    control = Control()
+    await bench.run(order, control)
+    assert control.session is not None
+    undone = AbortOrder(
+        session_id=control.session.session_id if ours else "ses_other",
+        context=order.context,
+        bucket=order.bucket,
+        key=order.key,
+        upload_id=control.session.upload_id,
+    )
+    await undo(bench.sink, undone)
+    assert (await bench.sink.head(order.key) is None) is ours
 
 
 async def test_a_stripe_that_is_not_the_whole_file_is_not_completed(bench: Bench) -> None:
