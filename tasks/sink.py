@@ -137,15 +137,20 @@ class Sink:
         content_type: str,
         filename: str,
         metadata: Mapping[str, str],
+        replaces: str | None,
     ) -> Put:
         """Send a whole object. Of a buffer the MD5 goes along, and the store publishes nothing else.
 
-        Raises: SinkError; what iterating the body raises.
+        `replaces` is the ETag of the object that it takes the place of; None: there is none. A store that knows
+        conditional writes (RFC 9110 13.1; S3, "Conditional writes") publishes nothing where that is not so any more.
+
+        Raises: Overtaken; SinkError; what iterating the body raises.
         """
         about = _about(content_type, filename, metadata)
         headers = {
             "Content-Type": about["ContentType"],
             "Content-Disposition": about["ContentDisposition"],
+            **({"If-None-Match": "*"} if replaces is None else {"If-Match": f'"{replaces}"'}),
             **{f"x-amz-meta-{name}": value for name, value in metadata.items()},
         }
         md5_hex = None

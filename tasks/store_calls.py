@@ -73,6 +73,9 @@ _OUR_FAULTS = (
 )
 
 
+_PRECONDITION_FAILED = 412
+
+
 class Refusal(Exception):
     """A store's error answer, or none at all (`code` empty), before it is raised as one of our errors."""
 
@@ -87,6 +90,10 @@ class Refusal(Exception):
         return self.code in {"404", "NoSuchKey", "NoSuchBucket"}
 
 
+class Overtaken(SinkBusy):
+    """Another object stands under the key than the one that was to be replaced."""
+
+
 def classify(code: str, status: int, *, text: str = "", retry_after_s: float | None = None) -> SinkError:
     """Return what a store's error means. `status` 0: it never answered; `code` empty: it did not say.
 
@@ -96,6 +103,8 @@ def classify(code: str, status: int, *, text: str = "", retry_after_s: float | N
     told = f"{code or 'no error code'} (HTTP {status}) {text}".strip()
     if code == "NoSuchUpload":
         return UploadLost(f"The upload is gone: {told}")
+    if status == _PRECONDITION_FAILED or code == "NoSuchKey":
+        return Overtaken(f"Somebody else published: {told}")
     if status in {301, 307, 308}:
         return SinkRefused(f"The bucket is elsewhere; check endpoint and region: {told}")
     if status == 0 or code in _BUSY or code in _BY_NEXT_LEASE or status in {408, 429}:

@@ -2,12 +2,14 @@
 
 Laws of this file:
 1. The scheduler knows an upload before a part is sent, and has agreed to the commit before anything is published.
-2. Of an earlier attempt, a part counts only when the ledger and the store agree on its number, size and ETag.
+2. A single PUT takes the place of what stood there when we looked, and of nothing else.
+3. Of an earlier attempt, a part counts only when the ledger and the store agree on its number, size and ETag.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from awscrt.checksums import crc64nvme
 
@@ -19,11 +21,13 @@ from tasks.checksum import Algorithm, Checksum, combined_crc, crc_text
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
 from tasks.sink import Sink, StoredPart
+from tasks.store_calls import Overtaken
 
 _CONTENT_TYPE = "application/octet-stream"
 
-#: The object's metadata names the upload that it was published by.
+#: The object's metadata names the upload that it was published by, or the lease of its PUT.
 SESSION = "session-id"
+LEASE = "lease-id"
 
 
 class Upload:
@@ -44,6 +48,8 @@ class Upload:
         self._expected_crc = expected if expected is not None and expected.algorithm is Algorithm.CRC64NVME else None
         self._clock = clock
         self._session = order.session
+        #: ETag of the object that a single PUT takes the place of; under a key of the job's own nothing is expected.
+        self._replaces: str | None = None
         #: Parts that are in the store and known to be right, by number.
         self.done: dict[int, PartDone] = {}
         #: Bytes of earlier parts that the progress counts: at first all that the ledger knows.
@@ -113,22 +119,41 @@ class Upload:
         """
         crc = crc64nvme(data)
         await self._agreed(crc)
-        put = await self._tries.again(
-            partial(
-                self._sink.put,
-                self._order.key,
-                len(data),
-                data,
-                content_type=self._order.pin.content_type or _CONTENT_TYPE,
-                filename=self._order.pin.filename,
-                metadata=self._metadata(),
-            )
-        )
-        return self._result(len(data), put.etag, crc, sha256=sha256, parts_count=1)
+        if not self._is_own_key:
+            stands = await self._sink.head(self._order.key)
+            self._replaces = None if stands is None else stands.etag
+        etag = await self._tries.again(partial(self._put_once, data))
+        return self._result(len(data), etag, crc, sha256=sha256, parts_count=1)
+
+    async def _put_once(self, data: bytearray) -> str:
+        """Put the object in the place of what we know to stand there, and of nothing else; return its ETag.
+
+        So an agent that froze before its PUT, and thaws when others have done the job, does not undo their work.
+        """
+        about: Mapping[str, Any] = {
+            "content_type": self._order.pin.content_type or _CONTENT_TYPE,
+            "filename": self._order.pin.filename,
+            "metadata": {**self._metadata(), LEASE: self._order.lease_id},
+        }
+        try:
+            return (await self._sink.put(self._order.key, len(data), data, replaces=self._replaces, **about)).etag
+        except Overtaken:
+            found = await self._sink.head(self._order.key)
+            if found is not None and found.metadata.get(LEASE) == self._order.lease_id:
+                # It was us: the answer to an earlier try was lost.
+                return found.etag
+            # The next try is made only while the lease is ours.
+            self._replaces = None if found is None else found.etag
+            raise
+
+    @property
+    def _is_own_key(self) -> bool:
+        """Whether no other job can have this key; one that a caller named may be anybody's."""
+        return self._order.context.job_id in self._order.key
 
     async def _opened(self) -> UploadSession:
         order = self._order
-        if order.epoch > 1 and order.context.job_id in order.key:
+        if order.epoch > 1 and self._is_own_key:
             await self._clear_away()
         self._control.check()
         creating = asyncio.ensure_future(self._created())

@@ -77,7 +77,7 @@ async def create(sink: Sink, key: str) -> str:
 
 
 async def put(sink: Sink, key: str, body: bytes) -> Put:
-    return await sink.put(key, len(body), body, **ABOUT, metadata=METADATA)
+    return await sink.put(key, len(body), body, **ABOUT, metadata=METADATA, replaces=None)
 
 
 async def send(sink: Sink, key: str, upload_id: str, bodies: Sequence[bytes]) -> list[PartDone]:
@@ -117,7 +117,7 @@ async def test_an_object_in_one_put(sink: Sink, meter: Meter, key: str, size: in
     """A PUT stores the bytes, the type, the name and the ids; what it reports is true."""
     body = os.urandom(size)
     given = body if way == "buffer" else streamed(body)
-    answer = await sink.put(key, size, given, **ABOUT, metadata=METADATA)
+    answer = await sink.put(key, size, given, **ABOUT, metadata=METADATA, replaces=None)
     assert answer.etag == hashlib.md5(body).hexdigest()
     assert answer.crc64nvme == crc64nvme(body)
     found, headers = await fetched(sink, key)
@@ -306,7 +306,7 @@ async def test_a_body_is_left_alone_when_its_put_failed(far: Sink, proxy: StoreP
 async def test_a_body_of_another_length_is_our_own_mistake(sink: Sink, key: str, size: int) -> None:
     """Fewer or more bytes than announced are never stored."""
     with pytest.raises(RayhaulError, match="a body of 100 bytes"):
-        await sink.put(key, 100, streamed(os.urandom(size)), **ABOUT, metadata=METADATA)
+        await sink.put(key, 100, streamed(os.urandom(size)), **ABOUT, metadata=METADATA, replaces=None)
     assert await sink.head(key) is None
 
 
@@ -344,7 +344,7 @@ async def test_silence_of_the_source_is_not_the_stores(store: Seaweed, meter: Me
             await asyncio.sleep(0.5)
             yield b"b"
 
-        answer = await sink.put(key, 2, slow(), **ABOUT, metadata=METADATA)
+        answer = await sink.put(key, 2, slow(), **ABOUT, metadata=METADATA, replaces=None)
     assert answer.etag == hashlib.md5(b"ab").hexdigest()
 
 
@@ -504,7 +504,7 @@ async def test_a_store_that_stalls_is_left(store: Seaweed, meter: Meter, key: st
         for size in (10, 64 * MIB):
             proxy.fail("put_object", Fault(hang=True))
             with pytest.raises(SinkBusy, match="stalled"):
-                await sink.put(key, size, streamed(bytes(size), pieces=100), **ABOUT, metadata=METADATA)
+                await sink.put(key, size, streamed(bytes(size), pieces=100), **ABOUT, metadata=METADATA, replaces=None)
 
 
 async def test_a_connection_cut_in_a_body_is_busy(far: Sink, proxy: StoreProxy, key: str) -> None:

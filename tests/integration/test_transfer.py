@@ -43,7 +43,7 @@ from tasks.egress import GuardedClient
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.transfer import transfer
-from tasks.upload import SESSION, undo
+from tasks.upload import LEASE, SESSION, undo
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,6 +52,7 @@ SETTINGS = TransferSettings(
     part_bytes_min=PART, single_put_bytes_max=MIB, part_attempts_max=3, retry_base_s=0.001, retry_cap_s=0.01
 )
 MEMORY = 64 * MIB
+METADATA = {"correlation-id": "corr-12345", "job-id": "job_1"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -194,7 +195,7 @@ class Bench:
         assert result.crc64nvme == crc_text(crc)
         head = await self.sink.head(order.key)
         assert head is not None
-        assert {**head.metadata, SESSION: ""} == {"correlation-id": "corr-12345", "job-id": "job_1", SESSION: ""}
+        assert {n: v for n, v in head.metadata.items() if n not in {SESSION, LEASE}} == METADATA
         assert await self.sink.list_uploads(self.prefix) == []
 
     async def abort(self, control: Control) -> None:
@@ -715,6 +716,36 @@ async def test_an_upload_opened_while_we_are_stopped_is_told_of(bench: Bench) ->
     assert upload.upload_id == control.session.upload_id
     bench.sink = sink
     await bench.abort(control)
+
+
+@pytest.mark.parametrize("key", ["job_1/file.bin", "named.bin"])
+async def test_a_zombie_s_put_takes_nobody_s_place(bench: Bench, key: str) -> None:
+    """Who was frozen between leave and PUT, and thaws when another lease has published, is refused by the store."""
+    old = replace(await bench.order(1000, seed=8), key=f"{bench.prefix}/{key}")
+    entered, release = asyncio.Event(), asyncio.Event()
+    sink, seam = bench.sink, Seam(bench.sink)
+    seam.hold["put"] = (entered, release)
+    bench.sink = seam  # type: ignore[assignment] # a decorator of the sink
+    zombie = Control()
+    task = asyncio.create_task(bench.run(old, zombie))
+    await entered.wait()
+    bench.sink, bench.memory = sink, ByteBudget(MEMORY)
+    new = replace(await bench.order(1000), key=old.key, lease_id="lease_2", epoch=2)
+    result = await bench.run(new)
+    zombie.lose_at = "after 0 parts"
+    release.set()
+    with pytest.raises(LeaseLost):
+        await task
+    await bench.check(new, result, 1000)
+
+
+@pytest.mark.parametrize("key", ["job_1/file.bin", "named.bin"])
+async def test_what_stood_there_is_replaced(bench: Bench, key: str) -> None:
+    """An object that an earlier attempt, or another job, had left under the key gives way to ours."""
+    order = replace(await bench.order(1000, seed=8), key=f"{bench.prefix}/{key}")
+    await bench.run(order)
+    new = replace(await bench.order(1000), key=order.key, lease_id="lease_2", epoch=2)
+    await bench.check(new, await bench.run(new), 1000)
 
 
 @pytest.mark.parametrize("ours", [True, False])

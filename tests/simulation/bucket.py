@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rayhaul.errors import SinkRefused, UploadLost
+from rayhaul.errors import SinkBusy, SinkRefused, UploadLost
 from rayhaul.lease import PartDone
 
 
@@ -76,6 +76,18 @@ class Bucket:
         if any(upload.parts.get(number) != part.etag for number, part in parts.items()):
             raise UploadLost("InvalidPart")
         del self.uploads[upload_id]
+        self.put(key, made)
+
+    def etag(self, key: str) -> str | None:
+        self._allow()
+        stands = self.objects.get(key)
+        return None if stands is None else stands.etag
+
+    def replace(self, key: str, made: StoredObject, *, replaces: str | None) -> None:
+        """Put, where what stands there has this ETag (None: nothing). Raises: SinkBusy where it has not."""
+        self._allow()
+        if replaces != self.etag(key):
+            raise SinkBusy("PreconditionFailed")
         self.put(key, made)
 
     def put(self, key: str, made: StoredObject) -> None:

@@ -14,7 +14,7 @@ from surroundings import PARTS, SLOTS, Surroundings, describe, key_of
 from violations import must
 
 from rayhaul.capacity import Capacity
-from rayhaul.errors import RayhaulError, SourceBusy, SourceChanged, SourceNotFound, UploadLost
+from rayhaul.errors import RayhaulError, SinkBusy, SourceBusy, SourceChanged, SourceNotFound, UploadLost
 from rayhaul.job import JobResult, Metadata, utc
 from rayhaul.lease import (
     COMMITTING,
@@ -60,6 +60,9 @@ class Hand:
     opened: bool = False
     #: The scheduler has agreed to the commit.
     agreed: bool = False
+    #: Of a single PUT: what it takes the place of, and whether that was looked for.
+    replaces: str | None = None
+    looked: bool = False
     stalled: bool = False
     doing: str = ""
 
@@ -352,7 +355,8 @@ class SimAgent:
         made = StoredObject(object_etag(str(order.pin.etag), parts_count), order.context.job_id, order.lease_id)
         before = around.bucket.objects.get(order.key)
         if hand.upload_id is None:
-            around.bucket.put(order.key, made)
+            if not self._replaced(hand, order, made):
+                return
         else:
             try:
                 around.bucket.complete(hand.upload_id, order.key, hand.done, made)
@@ -365,6 +369,20 @@ class SimAgent:
             self._check_late(order, made)
         result = JobResult(bucket=order.bucket, key=order.key, size_bytes=1, etag=made.etag, parts_count=parts_count)
         self._say(hand, Transferred(**self._ids(order), result=result), last=True)
+
+    def _replaced(self, hand: Hand, order: TransferOrder, made: StoredObject) -> bool:
+        """Put an object in the place of what was seen there; tell whether it stands. If not, look, and try again."""
+        bucket, is_own_key = self.around.bucket, order.context.job_id in order.key
+        if not hand.looked and not is_own_key:
+            hand.looked, hand.replaces = True, bucket.etag(order.key)
+            return False
+        try:
+            bucket.replace(order.key, made, replaces=hand.replaces)
+        except SinkBusy:
+            stands = bucket.objects.get(order.key)
+            hand.replaces = bucket.etag(order.key)
+            return stands is not None and stands.lease_id == order.lease_id
+        return True
 
     def _check_late(self, order: TransferOrder, made: StoredObject) -> None:
         """I3: whoever comes late finds the object that stands, and can at most put the same one in its place."""
