@@ -160,6 +160,7 @@ def test_f56_cancelled_at_any_moment(shared: Patient, origin: Origin, begin: Beg
     )
     assert {jobs[job_id].status for job_id in wanted} <= {JobStatus.CANCELLED, JobStatus.COMPLETED}
     assert len(cancelled) > 30
+    assert not left
     shared.await_no_uploads(drill)
 
 
