@@ -35,10 +35,3 @@ class Spread:
             heapq.heappush(self._heap, ((used + 1) / slots, agent, used + 1, slots))
         self.free_slots -= 1
         return agent
-
-    def close(self, agent: str) -> None:
-        """Hand out no more slots of an agent."""
-        kept = [entry for entry in self._heap if entry[1] != agent]
-        self.free_slots -= sum(slots - used for _, name, used, slots in self._heap if name == agent)
-        self._heap = kept
-        heapq.heapify(self._heap)
