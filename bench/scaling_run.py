@@ -1,6 +1,6 @@
-"""Draws the run that tests/cluster/test_scaling.py recorded, real raylets and all: `python -m bench.scaling_run`.
+"""Draws the run that tests/cluster/test_scaling_run.py recorded, real raylets and all: `python -m bench.scaling_run`.
 
-The recording is made by `RAYHAUL_SCALING_RUN=bench/results/scaling-run.json pytest tests/cluster/test_scaling.py`.
+The recording is made by `RAYHAUL_SCALING_RUN=bench/results/scaling-run.json pytest tests/cluster/test_scaling_run.py`.
 """
 
 import json
