@@ -183,6 +183,11 @@ def retry(job_ids: Ids, *, as_json: Json = False) -> None:
     act_on_jobs(job_ids, lambda client, job_id: client.retry(job_id), as_json=as_json)
 
 
+def requeue(job_ids: Ids, *, as_json: Json = False) -> None:
+    """Hand jobs back to the queue, whoever works on them; what is in the bucket stays. Operators only."""
+    act_on_jobs(job_ids, lambda client, job_id: client.requeue(job_id), as_json=as_json)
+
+
 def act_on_jobs(
     job_ids: Sequence[str], act: Callable[[AsyncClient, str], Awaitable[JobView]], *, as_json: bool
 ) -> None:

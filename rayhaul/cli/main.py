@@ -9,7 +9,7 @@ import rayhaul
 from rayhaul.cli import agents, cluster, dlq, keys, queue
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
-from rayhaul.cli.jobs import cancel, job, jobs, pause, resume, retry
+from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
 from rayhaul.cli.output import complain
 from rayhaul.client.errors import ClientError
 
@@ -54,6 +54,7 @@ for command in (
     pause,
     resume,
     retry,
+    requeue,
 ):
     app.command()(command)
 app.add_typer(queue.app, name="queue")

@@ -240,6 +240,10 @@ class AsyncClient:
         """Queue a failed or cancelled job again."""
         return await self._act(job_id, "retry")
 
+    async def requeue(self, job_id: str) -> JobView:
+        """Hand a job back to the queue, whoever works on it. Operators only."""
+        return self._read(JobView, await self._http.request("PUT", _path(job_id, "requeue")))
+
     async def download_link(self, job_id: str) -> DownloadLink:
         answer = await self._http.request("GET", _path(job_id, "download"), params={"json": "1"})
         return self._read(DownloadLink, answer)

@@ -175,6 +175,7 @@ class Client:
     pause = _blocking(AsyncClient.pause)
     resume = _blocking(AsyncClient.resume)
     retry = _blocking(AsyncClient.retry)
+    requeue = _blocking(AsyncClient.requeue)
     download_link = _blocking(AsyncClient.download_link)
     download = _blocking(AsyncClient.download)
     job_state = _blocking(AsyncClient.job_state)

@@ -314,7 +314,7 @@ async def test_version_and_help(bare: Environ) -> None:
     assert all(
         f" {command} " in helped
         for command in (
-            *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry"),
+            *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "requeue"),
             *("queue", "dlq", "agents", "keys"),
         )
     )

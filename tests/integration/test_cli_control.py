@@ -307,3 +307,12 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
         helped = (await rayhaul(bare_environ(tmp_path), group, "--help")).stdout
         assert "Without a command" in helped
         assert all(f" {command} " in helped for command in commands)
+
+
+async def test_requeue(scene: Scene, environs: dict[str, Environ]) -> None:
+    """An operator hands a job back to the queue; a user may not."""
+    job_id = await scene.site.submit("alice")
+    refused = await rayhaul(environs["alice"], "requeue", job_id)
+    assert (refused.code, "forbidden" in refused.stderr) == (4, True)
+    done = await rayhaul(environs["olga"], "requeue", job_id)
+    assert (done.code, done.stdout) == (0, f"{job_id} queued\n")
