@@ -172,7 +172,9 @@ class HostsSettings(_Group):
 
 
 class ApiSettings(_Group):
-    rate_per_minute: int = Field(6000, gt=0, description="Requests of one key per minute.")
+    rate_per_minute: int = Field(
+        6000, gt=0, description="Requests of one key per minute; each replica grants its equal share."
+    )
     body_bytes_max: int = Field(32 * MIB, gt=0, description="Largest request body.")
     batch_jobs_max: int = Field(10_000, gt=0, description="Jobs in one batch.")
     sse_heartbeat_s: float = Field(

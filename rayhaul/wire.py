@@ -306,3 +306,5 @@ class Problem(_Response):
     instance: str | None = None
     #: Which fields were wrong, where that is known.
     errors: list[dict[str, Any]] | None = None
+    #: Which rate limits are reached (draft-ietf-httpapi-ratelimit-headers-10, 5).
+    violated_policies: list[str] | None = Field(None, alias="violated-policies")

@@ -15,6 +15,7 @@ from serve_app import agents, dlq, events, jobs, keys, openapi, operations, prob
 from serve_app.auth import Keyring
 from serve_app.context import Context
 from serve_app.feed import Feed
+from serve_app.limits import Limiter
 from serve_app.live import Live
 from serve_app.replica import Links, Replica
 from tasks.guard import AddressGuard
@@ -38,6 +39,7 @@ def create_app(
     """
     meter = Meter()
     live = Live(plane)
+    limiter = Limiter(settings.api, meter=meter, clock=clock)
     app = FastAPI(
         title="Rayhaul",
         version=version("rayhaul"),
@@ -50,8 +52,9 @@ def create_app(
     for room in (jobs, events, dlq, agents, operations, keys):
         app.include_router(room.routes)
     problems.install(app)
-    app.add_middleware(Context, meter=meter, body_bytes_max=settings.api.body_bytes_max)
+    app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
+    app.state.limiter = limiter
     app.state.keyring = Keyring(ledger, keep_s=settings.api.key_cache_s, clock=clock)
     app.state.replica = Replica(
         name=replica,

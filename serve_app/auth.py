@@ -12,6 +12,8 @@ from rayhaul import keys
 from rayhaul.errors import Forbidden, Unauthorized
 from rayhaul.job import utc
 from rayhaul.ledger.base import ApiKey, Ledger, Viewer
+from serve_app import limits
+from serve_app.limits import Limiter
 from serve_app.visit import visit_of
 
 #: Keys remembered at once; the longest known goes first.
@@ -28,8 +30,8 @@ class Keyring:
         #: By key id: the record (None: there is no such key) and until when it is believed, Unix seconds.
         self._known: dict[str, tuple[ApiKey | None, float]] = {}
 
-    async def viewer(self, authorization: str | None) -> Viewer:
-        """Return whose key the `Authorization` header holds (RFC 6750 2.1).
+    async def key(self, authorization: str | None) -> ApiKey:
+        """Return the key that the `Authorization` header holds (RFC 6750 2.1).
 
         Raises: Unauthorized; Unavailable.
         """
@@ -41,7 +43,7 @@ class Keyring:
         if record is None or not keys.matches(record, secret_sha256):
             raise Unauthorized
         keys.check(record, utc(self._clock()))
-        return Viewer(record.user_id, record.role)
+        return record
 
     def forget(self, key_id: str) -> None:
         """Read the key anew next time: it was changed here."""
@@ -60,15 +62,19 @@ class Keyring:
 
 
 async def caller(request: Request) -> Viewer:
-    """Return who asks. Raises: Unauthorized."""
+    """Return who asks. Raises: Unauthorized, RateLimited."""
     keyring: Keyring = request.app.state.keyring
-    viewer = await keyring.viewer(request.headers.get("authorization"))
-    visit_of(request.scope).user_id = viewer.user_id
-    return viewer
+    limiter: Limiter = request.app.state.limiter
+    key = await keyring.key(request.headers.get("authorization"))
+    visit = visit_of(request.scope)
+    visit.user_id = key.user_id
+    visit.rate = limiter.take(key.key_id)
+    limits.check(visit.rate)
+    return Viewer(key.user_id, key.role)
 
 
 async def operator(request: Request) -> Viewer:
-    """Return who asks, an operator. Raises: Unauthorized, Forbidden."""
+    """Return who asks, an operator. Raises: Unauthorized, RateLimited, Forbidden."""
     viewer = await caller(request)
     if not viewer.sees_all:
         raise Forbidden

@@ -5,7 +5,8 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from serve_app.problems import BodyTooLarge, from_validation
+from serve_app.edge import BodyTooLarge
+from serve_app.problems import from_validation
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -14,7 +14,8 @@ from rayhaul import ids
 from rayhaul import log as rayhaul_log
 from rayhaul.errors import Internal, RayhaulError
 from rayhaul.metrics import HTTP_DURATION, HTTP_REQUESTS, Meter
-from serve_app import problems
+from serve_app import edge, problems
+from serve_app.limits import Limiter
 from serve_app.visit import Visit, enter, valid_traceparent
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,23 @@ _UNMATCHED = "(unmatched)"
 #: What is logged where the client went away before an answer began (nginx's code for it).
 _CLIENT_CLOSED = 499
 
-_SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 _NO_STORE = (b"cache-control", b"no-store")
+#: Data is never a document; a page says by itself what it may load, and is framed by nobody.
+_CSP_DATA = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_CSP_PAGE = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; object-src 'none'")
 
 
 class Context:
-    def __init__(self, app: ASGIApp, *, meter: Meter, body_bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, *, meter: Meter, limiter: Limiter, body_bytes_max: int) -> None:
         self.app = app
         self.meter = meter
+        self.limiter = limiter
         self.body_bytes_max = body_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +72,7 @@ class _Exchange:
     def __init__(self, context: Context, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = context.app
         self._meter = context.meter
+        self._limiter = context.limiter
         self._body_bytes_max = context.body_bytes_max
         self._visit = visit
         self._scope = scope
@@ -73,8 +84,9 @@ class _Exchange:
 
     async def run(self) -> None:
         try:
-            if self._announced_bytes() > self._body_bytes_max:
-                await self._answer(problems.BodyTooLarge())
+            refused = edge.refusal(self._scope, body_bytes_max=self._body_bytes_max)
+            if refused is not None:
+                await self._answer(refused)
             else:
                 await self._app(self._scope, self._read, self._write)
         except Exception as err:  # whatever a route did not expect is answered and logged here, once
@@ -85,12 +97,6 @@ class _Exchange:
         finally:
             self._log()
 
-    def _announced_bytes(self) -> int:
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and value.isdigit():
-                return int(value)
-        return 0
-
     async def _answer(self, error: RayhaulError) -> None:
         answer = problems.response(error, self._visit.correlation_id)
         await answer(self._scope, self._receive, self._write)
@@ -100,7 +106,7 @@ class _Exchange:
         if message["type"] == "http.request":
             self._body_bytes += len(message.get("body", b""))
             if self._body_bytes > self._body_bytes_max:
-                raise problems.BodyTooLarge
+                raise edge.BodyTooLarge
         return message
 
     async def _write(self, message: Message) -> None:
@@ -109,8 +115,14 @@ class _Exchange:
             headers = message["headers"] = list(message["headers"])
             headers.append((b"x-correlation-id", self._visit.correlation_id.encode("ascii")))
             headers.extend(_SECURITY_HEADERS)
-            if not any(name == b"cache-control" for name, _ in headers):
+            if self._visit.rate is not None:
+                headers.extend(self._limiter.headers(self._visit.rate))
+            said = dict(headers)
+            if b"cache-control" not in said:
                 headers.append(_NO_STORE)
+            if b"content-security-policy" not in said:
+                is_page = said.get(b"content-type", b"").startswith(b"text/html")
+                headers.append(_CSP_PAGE if is_page else _CSP_DATA)
             self._count(message["status"])
         await self._send(message)
 

@@ -140,7 +140,7 @@ class EventStream(StreamingResponse):
     async def _recheck(self) -> None:
         """Raises: Unauthorized where the key was revoked or has expired since."""
         if self._replica.clock() - self._checked_s >= _RECHECK_S:
-            await self._replica.keyring.viewer(self._authorization)
+            await self._replica.keyring.key(self._authorization)
             self._checked_s = self._replica.clock()
 
     async def _send(self, send: Send, events: Sequence[Message], *, live: bool = False) -> None:

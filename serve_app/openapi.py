@@ -30,14 +30,16 @@ _MODELS: tuple[type[BaseModel], ...] = (
 )
 
 _REASONS = {
-    400: "The body is no JSON.",
+    400: "The body is no JSON, or a header field asks for what only the server decides.",
     401: "The API key is missing, wrong, expired or revoked.",
     403: "Operators only.",
     404: "There is no such thing, or it is not yours.",
     409: "The job's state does not allow this.",
     413: "The body is too large.",
+    414: "Path and query are too long.",
     422: "A field is wrong, the URL may not be fetched, or the Idempotency-Key was used with another body.",
     429: "Too many; `Retry-After` says when to come back.",
+    431: "The header fields are too many or too long.",
     503: "The control plane cannot be reached for the moment; `Retry-After` says when to come back.",
 }
 
@@ -75,6 +77,10 @@ def header(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
 
 
+#: What any route may answer, and any that needs a key (serve_app/edge.py, serve_app/auth.py).
+_OF_ALL = (400, 414, 431)
+_OF_CLOSED = (401, 429)
+
 #: Declares a route that needs no key.
 OPEN: dict[str, Any] = {"security": []}
 
@@ -90,6 +96,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         _drop_framework_errors(document)
+        _add_problems_of_all(document)
         _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_TEMPLATE)
         components = document["components"]
         components["schemas"] = dict(sorted({**definitions["$defs"], **components["schemas"]}.items()))
@@ -97,6 +104,14 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["security"] = [{_SECURITY_SCHEME: []}]
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _add_problems_of_all(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            statuses = _OF_ALL if operation.get("security") == [] else (*_OF_ALL, *_OF_CLOSED)
+            everywhere = {str(status): told for status, told in problems_of(*statuses).items()}
+            operation["responses"] = dict(sorted({**everywhere, **operation["responses"]}.items()))
 
 
 def _drop_framework_errors(document: dict[str, Any]) -> None:

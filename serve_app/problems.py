@@ -23,9 +23,12 @@ from starlette.responses import Response
 from rayhaul.errors import Fault, Internal, InvalidRequest, NotFound, RayhaulError, Unauthorized
 from rayhaul.policy.admission import InvalidField
 from rayhaul.wire import Problem
+from serve_app.limits import POLICY, AskedTooOften
 from serve_app.visit import visit_of
 
 MEDIA_TYPE = "application/problem+json"
+#: Of a key that asks too often; its other members are as for any problem (RFC 9457 4.2.1).
+_QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +57,6 @@ class Malformed(InvalidRequest):
     http_status = 400
 
 
-class BodyTooLarge(InvalidRequest):
-    """The body is larger than the API takes."""
-
-    http_status = 413
-
-
 def invalid_fields(errors: Sequence[Mapping[str, Any]], *, skip: int = 0) -> InvalidRequest:
     """Return the error for what pydantic found, without the first `skip` steps of each place and without any value."""
     if any(error["type"] == "json_invalid" for error in errors):
@@ -83,13 +80,16 @@ def response(
 ) -> Response:
     """Return the problem that tells of `error`."""
     status = status or error.http_status
+    limited = isinstance(error, AskedTooOften)
     problem = Problem(
+        type=_QUOTA_EXCEEDED if limited else "about:blank",
         title=HTTPStatus(status).phrase,
         status=status,
         detail=_detail(error),
         code=error.code,
         correlation_id=correlation_id,
         errors=_errors(error),
+        violated_policies=[POLICY] if limited else None,
     )
     return Response(
         problem.model_dump_json(by_alias=True, exclude_none=True),

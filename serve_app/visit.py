@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from rayhaul.policy.rate_limit import Verdict
+
 _SCOPE_KEY = "rayhaul.visit"
 
 # W3C Trace Context 3.2: version, trace-id, parent-id, flags; a version newer than 00 may go on after another dash.
@@ -18,6 +20,8 @@ class Visit:
     traceparent: str | None = None
     #: Set when the key was checked.
     user_id: str | None = None
+    #: What the key's rate limit said.
+    rate: Verdict | None = None
 
     @property
     def trace_id(self) -> str | None:

@@ -52,6 +52,8 @@ class FakeLinks:
 @dataclass(slots=True)
 class Clock:
     offset_s: float = 0.0
+    #: Where it stands still, Unix seconds; None: it goes.
+    frozen_s: float | None = None
 
     def __call__(self) -> float:
-        return time() + self.offset_s
+        return (time() if self.frozen_s is None else self.frozen_s) + self.offset_s

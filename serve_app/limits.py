@@ -1,0 +1,55 @@
+"""How often each key may ask this replica, and the headers that tell (draft-ietf-httpapi-ratelimit-headers-10).
+
+Each replica counts for itself and grants an equal share of the rate: requests are spread evenly over replicas, and no
+request waits for a count that is kept elsewhere.
+"""
+
+import math
+from collections.abc import Callable
+
+from rayhaul.errors import RateLimited
+from rayhaul.metrics import RATE_LIMIT_HITS, Meter
+from rayhaul.policy.rate_limit import Rate, Verdict, take
+from rayhaul.settings import ApiSettings
+
+POLICY = "requests"
+_WINDOW_S = 60
+#: Keys counted before those that have their whole burst again are forgotten.
+_KEYS_MAX = 4096
+
+
+class AskedTooOften(RateLimited):
+    """The key asks too often; wait and try again."""
+
+
+class Limiter:
+    def __init__(self, settings: ApiSettings, *, meter: Meter, clock: Callable[[], float]) -> None:
+        share = max(1, settings.rate_per_minute // settings.replicas)
+        self._rate = Rate(requests=share, window_s=_WINDOW_S)
+        self._meter = meter
+        self._clock = clock
+        #: By key id.
+        self._full_at_s: dict[str, float] = {}
+
+    def take(self, key_id: str) -> Verdict:
+        """Count a request of a key; the verdict may be that it is one too many."""
+        now_s = self._clock()
+        verdict = take(self._rate, self._full_at_s.get(key_id), now_s)
+        self._full_at_s[key_id] = verdict.full_at_s
+        if len(self._full_at_s) > _KEYS_MAX:
+            self._full_at_s = {key: full_at_s for key, full_at_s in self._full_at_s.items() if full_at_s > now_s}
+        if not verdict.allowed:
+            self._meter.inc(RATE_LIMIT_HITS)
+        return verdict
+
+    def headers(self, verdict: Verdict) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the header fields: the policy, what is left of it, and in how many seconds it is whole again."""
+        policy = f'"{POLICY}";q={self._rate.requests};w={_WINDOW_S}'
+        left = f'"{POLICY}";r={verdict.remaining};t={math.ceil(verdict.reset_s)}'
+        return (b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())
+
+
+def check(verdict: Verdict) -> None:
+    """Raises: AskedTooOften, with the time to wait."""
+    if not verdict.allowed:
+        raise AskedTooOften(retry_after_s=verdict.retry_after_s)

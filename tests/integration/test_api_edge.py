@@ -1,0 +1,128 @@
+"""The API's edge: rate limits and their headers, what is too much of anything, and knobs that are not the client's."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from answers import check_problem
+from plane import Site, api_settings, site_at
+
+from serve_app.edge import HEADER_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_at(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+async def strict(tmp_path: Path) -> AsyncIterator[Site]:
+    """A site that takes six requests of a key a minute."""
+    async with site_at(tmp_path, api_settings(rate_per_minute=6)) as site:
+        site.clock.frozen_s = 1_800_000_000.0
+        yield site
+
+
+async def get(site: Site, user: str = "alice", path: str = "/jobs", **headers: str) -> httpx.Response:
+    return await site.http.get(path, headers={**site.auth[user], **headers})
+
+
+# --- rate limits ---
+
+
+async def test_a_key_that_asks_too_often_is_told_when_to_come_back(strict: Site) -> None:
+    """Six pass and count down; the seventh is 429 with Retry-After; after that wait one more passes."""
+    for left in (5, 4, 3, 2, 1, 0):
+        answer = await get(strict)
+        assert answer.status_code == 200
+        assert answer.headers["ratelimit-policy"] == '"requests";q=6;w=60'
+        assert answer.headers["ratelimit"] == f'"requests";r={left};t={60 - left * 10}'
+    refused = await get(strict)
+    problem = check_problem(refused, 429, "rate_limited")
+    assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    assert problem["violated-policies"] == ["requests"]
+    assert refused.headers["retry-after"] == "10"
+    assert refused.headers["ratelimit"] == '"requests";r=0;t=60'
+    strict.clock.offset_s = 10
+    assert (await get(strict)).status_code == 200
+    check_problem(await get(strict), 429, "rate_limited")
+
+
+async def test_each_key_has_a_limit_of_its_own(strict: Site) -> None:
+    """Alice's requests cost Bob nothing, and those without a good key cost nobody anything."""
+    for _ in range(7):
+        await get(strict)
+        await strict.http.get("/jobs", headers={"Authorization": "Bearer nonsense"})
+    check_problem(await get(strict), 429, "rate_limited")
+    assert (await get(strict, "bob")).headers["ratelimit"] == '"requests";r=5;t=10'
+    unknown = await strict.http.get("/jobs")
+    assert "ratelimit" not in unknown.headers
+
+
+async def test_refused_requests_are_counted(strict: Site) -> None:
+    """`rayhaul_rate_limit_hits_total` counts them, and nothing else."""
+    for _ in range(9):
+        await get(strict)
+    text = (await get(strict, "olga", "/metrics")).text
+    assert "rayhaul_rate_limit_hits_total 3.0" in text
+
+
+async def test_each_replica_grants_its_share(tmp_path: Path) -> None:
+    """Of three replicas each takes a third of the rate."""
+    async with site_at(tmp_path, api_settings(rate_per_minute=30, replicas=3)) as site:
+        assert (await get(site)).headers["ratelimit-policy"] == '"requests";q=10;w=60'
+
+
+# --- too much of anything ---
+
+
+async def test_too_many_or_too_long_header_fields_are_431(site: Site) -> None:
+    """One more than is taken, and one byte more; what is taken passes."""
+    sent = 6  # by the client itself, beside the key
+    many = {f"X-{number}": "a" for number in range(HEADERS_MAX - sent + 1)}
+    check_problem(await get(site, **many), 431, "invalid_request")
+    check_problem(await get(site, **{"X-Long": "a" * HEADER_BYTES_MAX}), 431, "invalid_request")
+    fewer = dict(list(many.items())[:-2])
+    assert (await get(site, **fewer)).status_code == 200
+
+
+async def test_a_target_that_is_too_long_is_414(site: Site) -> None:
+    """Path and query together; refused before anybody reads them."""
+    check_problem(await get(site, path=f"/jobs?tag={'a' * TARGET_BYTES_MAX}"), 414, "invalid_request")
+    check_problem(await get(site, path=f"/jobs/{'a' * TARGET_BYTES_MAX}"), 414, "invalid_request")
+
+
+# --- Serve's knobs ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Request-Timeout-Seconds", "0.001"),
+        ("x-request-disconnect-disabled", "?1"),
+        ("serve_multiplexed_model_id", "m"),
+        ("Serve-Multiplexed-Model-Id", "m"),
+    ],
+)
+async def test_knobs_of_ray_serve_are_not_the_clients(site: Site, name: str, value: str) -> None:
+    """A client that turns one is refused, on any route, whoever it is."""
+    check_problem(await get(site, **{name: value}), 400, "invalid_request")
+    check_problem(await site.http.get("/livez", headers={name: value}), 400, "invalid_request")
+
+
+# --- security headers ---
+
+
+async def test_data_is_no_document_and_nothing_is_framed(site: Site) -> None:
+    """Answers with data may load nothing; pages are framed by nobody; both on errors as well."""
+    for answer in (await get(site), await site.http.get("/jobs"), await get(site, path="/nowhere")):
+        assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    for path in ("/", "/docs"):
+        answer = await site.http.get(path)
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert len(answer.headers.get_list("content-security-policy")) == 1
+    assert "frame-ancestors 'none'" in (await site.http.get("/docs")).headers["content-security-policy"]
