@@ -38,6 +38,10 @@ _REAP_POLL_S = 0.05
 _MARK = "RAYHAUL_EMBEDDED_IN"
 _DASHBOARD_PORT = 8265
 _PORTS_LOOKED_AT = 100
+#: Replicas listen on ports of their own behind the ingress, and each cluster takes a block: of Serve's one range for all,
+#: an ingress that is late to hear of a change could ask the replica of another cluster.
+_REPLICA_PORTS = range(30_000, 32_000)
+_REPLICA_PORTS_BLOCK = 50
 #: HAProxy's socket lies in Ray's temporary directory, below a node id of 56 characters, in at most 97 in all.
 _TEMP_NAME_HEX = 8
 
@@ -197,6 +201,7 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     haproxy = temp_dir / "h"
     metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
     stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
+    replica_ports = free_block()
     return {
         _MARK: str(place.data_dir),
         "RAY_AUTH_MODE": "token",
@@ -210,6 +215,8 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports[-1]),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
@@ -276,6 +283,17 @@ def _free_port(host: str, first: int) -> int:
         if _is_free(host, port):
             return port
     raise StartRefused(f"no free port from {first} to {first + _PORTS_LOOKED_AT - 1}")
+
+
+def free_block() -> range:
+    """Return a block of ports for a cluster's replicas, none of them taken. Raises: StartRefused."""
+    blocks = [range(first, first + _REPLICA_PORTS_BLOCK) for first in _REPLICA_PORTS[::_REPLICA_PORTS_BLOCK]]
+    # Of two clusters that start at the same time each should find one of its own.
+    secrets.SystemRandom().shuffle(blocks)
+    for block in blocks:
+        if all(_is_free("0.0.0.0", port) for port in block):  # noqa: S104 - Serve binds them so
+            return block
+    raise StartRefused(f"no {_REPLICA_PORTS_BLOCK} free ports in a row from {_REPLICA_PORTS[0]} on")
 
 
 def _read_ports(path: Path) -> StorePorts | None:

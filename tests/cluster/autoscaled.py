@@ -29,6 +29,7 @@ from embedded import eventually, free_port
 
 from rayhaul import Client
 from rayhaul.settings import S3Settings
+from serve_app.embedded import free_block
 
 #: In the environment of every process of the cluster: how they are found at the end, however that came.
 _MARK = "RAYHAUL_TEST_AUTOSCALED"
@@ -262,8 +263,11 @@ class Autoscaled:
 
 def _serve_environment(haproxy: Path) -> Mapping[str, str]:
     """Return what keeps Serve's ingress apart from that of other clusters on this machine."""
+    replica_ports = free_block()
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replica_ports[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replica_ports[-1]),
         # A machine that other tests keep busy must not look like an ingress that is broken.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
