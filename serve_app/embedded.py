@@ -38,8 +38,8 @@ _REAP_POLL_S = 0.05
 _MARK = "RAYHAUL_EMBEDDED_IN"
 _DASHBOARD_PORT = 8265
 _PORTS_LOOKED_AT = 100
-#: Replicas listen on ports of their own behind the ingress, and each cluster takes a block: of Serve's one range for all,
-#: an ingress that is late to hear of a change could ask the replica of another cluster.
+#: Replicas listen on ports of their own behind the ingress, and each cluster takes a block: of one range for all of
+#: them, an ingress that is late to hear of a change could ask the replica of another cluster.
 _REPLICA_PORTS = range(30_000, 32_000)
 _REPLICA_PORTS_BLOCK = 50
 #: HAProxy's socket lies in Ray's temporary directory, below a node id of 56 characters, in at most 97 in all.
