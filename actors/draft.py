@@ -46,6 +46,7 @@ class Draft:
         self._idempotency: dict[tuple[str, str], IdempotencyRecord] = {}
         self._outbox: list[OutboxRecord] = []
         self._keys: list[ApiKey] = []
+        self._keys_used: dict[str, datetime] = {}
         #: Leases to be told to stop once this is durable, by agent.
         self.revokes: defaultdict[str, list[str]] = defaultdict(list)
         self.dead_letters_delta = 0
@@ -177,6 +178,10 @@ class Draft:
     def put_key(self, key: ApiKey) -> None:
         self._keys.append(key)
 
+    def note_keys_used(self, used: Mapping[str, datetime]) -> None:
+        for key_id, used_at in used.items():
+            self._keys_used[key_id] = max(used_at, self._keys_used.get(key_id, used_at))
+
     @property
     def paused(self) -> frozenset[Priority]:
         return frozenset(self._book.paused) if self._paused is None else self._paused
@@ -270,6 +275,7 @@ class Draft:
             idempotency=list(self._idempotency.values()),
             outbox=self._outbox,
             keys=self._keys,
+            keys_used=self._keys_used,
             paused=self._paused,
             scaling=self._scaling,
         )

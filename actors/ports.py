@@ -5,7 +5,7 @@ Everything behind these Protocols can be in the same process (tests, simulation)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -158,6 +158,17 @@ class ControlPlane(Protocol):
 
     async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:
         """Raises: NotFound."""
+        ...
+
+    async def rotate_key(self, key_id: str, successor: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
+        """Make `successor`, and let the old key end after `overlap`, both or neither; return the old one.
+
+        Raises: NotFound; Conflict where the old key is over already.
+        """
+        ...
+
+    async def note_keys_used(self, used: Mapping[str, datetime]) -> None:
+        """Keep when keys were used, by key id."""
         ...
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:

@@ -14,9 +14,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
@@ -368,6 +368,13 @@ class RayScheduler:
     async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:
         key: ApiKey = await self._call("revoke_key", key_id, now)
         return key
+
+    async def rotate_key(self, key_id: str, successor: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
+        key: ApiKey = await self._call("rotate_key", key_id, successor, now, overlap)
+        return key
+
+    async def note_keys_used(self, used: Mapping[str, datetime]) -> None:
+        await self._call("note_keys_used", used)
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
         total: Snapshot = await self._call("metrics", replica, snapshot)

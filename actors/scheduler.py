@@ -4,9 +4,9 @@ The loop (loop.py) carries the turns; decisions.py says what follows from what.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from actors import decisions, losses, views
 from actors.book import AgentRecord, Book
@@ -25,7 +25,8 @@ from actors.ports import (
     Submission,
 )
 from actors.scaler import Scaler
-from rayhaul.errors import IdempotencyMismatch, Internal, NotFound, RayhaulError
+from rayhaul import keys
+from rayhaul.errors import Conflict, IdempotencyMismatch, Internal, NotFound, RayhaulError, Unauthorized
 from rayhaul.ids import NewId
 from rayhaul.job import Job, Priority, utc
 from rayhaul.lease import AgentReport, Notice, ReportReply
@@ -216,6 +217,26 @@ class Scheduler:
         revoked = known if known.revoked_at is not None else replace(known, revoked_at=now)
         await self._loop.ask(lambda draft: draft.put_key(revoked))
         return revoked
+
+    async def rotate_key(self, key_id: str, successor: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
+        known = await self._ledger.key(key_id)
+        if known is None:
+            raise NotFound
+        try:
+            keys.check(known, now)
+        except Unauthorized as error:
+            raise Conflict(error.message) from None
+        old = keys.retiring(known, now, overlap)
+
+        def apply(draft: Draft) -> None:
+            draft.put_key(successor)
+            draft.put_key(old)
+
+        await self._loop.ask(apply)
+        return old
+
+    async def note_keys_used(self, used: Mapping[str, datetime]) -> None:
+        await self._loop.ask(lambda draft: draft.note_keys_used(used))
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
         self._counted[replica] = snapshot

@@ -15,10 +15,11 @@ import hmac
 import re
 import zlib
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from rayhaul.errors import Unauthorized
-from rayhaul.ledger.base import ApiKey, Role
+from rayhaul.ledger.base import ApiKey, Role, Scope
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PREFIX = "rayhaul_live"
@@ -30,6 +31,9 @@ _KEY = re.compile(
     rf"({_PREFIX}_([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}}))_([0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})"
 )
 
+#: No secret has this SHA-256 that anybody could know.
+_NOBODY = "0" * 64
+
 
 def new_key(
     user_id: str,
@@ -38,6 +42,7 @@ def new_key(
     now: datetime,
     random_bytes: Callable[[int], bytes],
     *,
+    scopes: frozenset[Scope] = frozenset(Scope),
     expires_at: datetime | None = None,
 ) -> tuple[str, ApiKey]:
     """Return the key's text, to be shown once, and its record. `random_bytes` is `secrets.token_bytes` but in tests."""
@@ -51,6 +56,7 @@ def new_key(
         secret_sha256=_sha256(secret),
         name=name,
         created_at=now,
+        scopes=scopes,
         expires_at=expires_at,
     )
     return f"{body}_{_checksum(body)}", record
@@ -70,9 +76,10 @@ def parse(text: str) -> tuple[str, str]:
     return key_id, _sha256(secret)
 
 
-def matches(record: ApiKey, secret_sha256: str) -> bool:
-    """Whether the secret is the record's, found out in the same time for any wrong one."""
-    return hmac.compare_digest(record.secret_sha256, secret_sha256)
+def matches(record: ApiKey | None, secret_sha256: str) -> bool:
+    """Whether the secret is the record's; found out in the same time for any wrong one, and for no record."""
+    expected = _NOBODY if record is None else record.secret_sha256
+    return hmac.compare_digest(expected, secret_sha256) and record is not None
 
 
 def check(record: ApiKey, now: datetime) -> None:
@@ -81,6 +88,18 @@ def check(record: ApiKey, now: datetime) -> None:
         raise Unauthorized("the API key was revoked")
     if record.expires_at is not None and record.expires_at <= now:
         raise Unauthorized("the API key has expired")
+
+
+def successor(old: ApiKey, now: datetime, random_bytes: Callable[[int], bytes]) -> tuple[str, ApiKey]:
+    """Return the text and the record of a key that takes the place of `old`: it may do the same for as long."""
+    expires_at = None if old.expires_at is None else now + (old.expires_at - old.created_at)
+    return new_key(old.user_id, old.role, old.name, now, random_bytes, scopes=old.scopes, expires_at=expires_at)
+
+
+def retiring(old: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
+    """Return `old` as it is once it has a successor: it ends after `overlap`, or when it would have ended anyway."""
+    until = now + overlap
+    return replace(old, expires_at=until if old.expires_at is None else min(until, old.expires_at))
 
 
 def _sha256(secret: str) -> str:

@@ -272,7 +272,16 @@ class KeyRequest(_Request):
     user: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
     role: Literal["user", "operator"] = "user"
     name: str = Field("", max_length=100)
+    scopes: list[Literal["read", "write"]] = Field(
+        default=["read", "write"], min_length=1, max_length=2, description="What it may do of what its role may."
+    )
     expires_at: datetime | None = None
+
+
+class RotateRequest(_Request):
+    overlap_seconds: int = Field(
+        86_400, ge=0, le=30 * 86_400, description="How long the old key still holds beside the new one."
+    )
 
 
 class KeyView(_Response):
@@ -283,6 +292,9 @@ class KeyView(_Response):
     created_at: Timestamp
     expires_at: Timestamp | None
     revoked_at: Timestamp | None
+    scopes: list[str] = ["read", "write"]
+    #: To within some minutes; written seldom.
+    last_used_at: Timestamp | None = None
 
 
 class KeyCreated(KeyView):

@@ -55,7 +55,7 @@ def create_app(
     app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     app.state.limiter = limiter
-    app.state.keyring = Keyring(ledger, keep_s=settings.api.key_cache_s, clock=clock)
+    app.state.keyring = Keyring(ledger, plane.note_keys_used, keep_s=settings.api.key_cache_s, clock=clock)
     app.state.replica = Replica(
         name=replica,
         plane=plane,

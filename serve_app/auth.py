@@ -1,34 +1,51 @@
 """Who asks: API keys from the ledger, remembered for a few seconds.
 
-Every route names `Caller` or `Operator`, or is one of the few that are open (tests walk the routes).
+Laws of this file:
+1. Every route names `Caller` or `Operator`, or is one of the few that are open (tests walk the routes).
+2. What a key's scopes allow follows from the method alone, so that no route can forget it.
+3. A key that is unknown and one whose secret is wrong get the same answer, after the same work.
+4. That a key was used is noted beside the request, seldom, and never in its way.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from rayhaul import keys
-from rayhaul.errors import Forbidden, Unauthorized
+from rayhaul.errors import Forbidden, RayhaulError, Unauthorized
 from rayhaul.job import utc
-from rayhaul.ledger.base import ApiKey, Ledger, Viewer
+from rayhaul.ledger.base import ApiKey, Ledger, Scope, Viewer
 from serve_app import limits
 from serve_app.limits import Limiter
 from serve_app.visit import visit_of
 
 #: Keys remembered at once; the longest known goes first.
 _KEYS_MAX = 4096
+#: A use is noted when the last one noted is older than this.
+USE_NOTED_EVERY = timedelta(minutes=10)
+
+_LOOKING = frozenset({"GET", "HEAD"})
+
+NoteUse = Callable[[Mapping[str, datetime]], Awaitable[None]]
 
 
 class Keyring:
     """Checks keys. A revoked key is refused everywhere after `keep_s`; an expired one at once."""
 
-    def __init__(self, ledger: Ledger, *, keep_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, note_use: NoteUse, *, keep_s: float, clock: Callable[[], float]) -> None:
         self._ledger = ledger
+        self._note_use = note_use
         self._keep_s = keep_s
         self._clock = clock
         #: By key id: the record (None: there is no such key) and until when it is believed, Unix seconds.
         self._known: dict[str, tuple[ApiKey | None, float]] = {}
+        #: When the use of a key was last noted from here.
+        self._noted: dict[str, datetime] = {}
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def key(self, authorization: str | None) -> ApiKey:
         """Return the key that the `Authorization` header holds (RFC 6750 2.1).
@@ -40,9 +57,11 @@ class Keyring:
             raise Unauthorized
         key_id, secret_sha256 = keys.parse(text.strip())
         record = await self._record(key_id)
-        if record is None or not keys.matches(record, secret_sha256):
+        if not keys.matches(record, secret_sha256) or record is None:
             raise Unauthorized
-        keys.check(record, utc(self._clock()))
+        now = utc(self._clock())
+        keys.check(record, now)
+        self._used(record, now)
         return record
 
     def forget(self, key_id: str) -> None:
@@ -60,9 +79,26 @@ class Keyring:
             del self._known[next(iter(self._known))]
         return record
 
+    def _used(self, record: ApiKey, now: datetime) -> None:
+        last = max(filter(None, (record.last_used_at, self._noted.get(record.key_id))), default=None)
+        if last is not None and now - last < USE_NOTED_EVERY:
+            return
+        self._noted.pop(record.key_id, None)
+        self._noted[record.key_id] = now
+        if len(self._noted) > _KEYS_MAX:
+            del self._noted[next(iter(self._noted))]
+        task = asyncio.create_task(self._note(record.key_id, now))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    async def _note(self, key_id: str, now: datetime) -> None:
+        # The next use after a while is noted again; until then nobody misses this one.
+        with suppress(RayhaulError):
+            await self._note_use({key_id: now})
+
 
 async def caller(request: Request) -> Viewer:
-    """Return who asks. Raises: Unauthorized, RateLimited."""
+    """Return who asks, with a key that may. Raises: Unauthorized, RateLimited, Forbidden."""
     keyring: Keyring = request.app.state.keyring
     limiter: Limiter = request.app.state.limiter
     key = await keyring.key(request.headers.get("authorization"))
@@ -70,6 +106,9 @@ async def caller(request: Request) -> Viewer:
     visit.user_id = key.user_id
     visit.rate = limiter.take(key.key_id)
     limits.check(visit.rate)
+    needed = Scope.READ if request.method in _LOOKING else Scope.WRITE
+    if needed not in key.scopes:
+        raise Forbidden(f"the API key has not the scope {needed}")
     return Viewer(key.user_id, key.role)
 
 

@@ -7,7 +7,16 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from rayhaul.wire import BatchRequest, EventView, JobRequest, KeyRequest, PriorityRequest, Problem, StopRequest
+from rayhaul.wire import (
+    BatchRequest,
+    EventView,
+    JobRequest,
+    KeyRequest,
+    PriorityRequest,
+    Problem,
+    RotateRequest,
+    StopRequest,
+)
 
 DESCRIPTION = """\
 Ask for a URL; agents fetch it in parallel ranges and stream it part by part into your bucket.
@@ -26,13 +35,14 @@ _MODELS: tuple[type[BaseModel], ...] = (
     KeyRequest,
     PriorityRequest,
     Problem,
+    RotateRequest,
     StopRequest,
 )
 
 _REASONS = {
     400: "The body is no JSON, or a header field asks for what only the server decides.",
     401: "The API key is missing, wrong, expired or revoked.",
-    403: "Operators only.",
+    403: "The key has not the scope, or the route is for operators only.",
     404: "There is no such thing, or it is not yours.",
     409: "The job's state does not allow this.",
     413: "The body is too large.",
@@ -79,7 +89,7 @@ def header(name: str, description: str) -> dict[str, Any]:
 
 #: What any route may answer, and any that needs a key (serve_app/edge.py, serve_app/auth.py).
 _OF_ALL = (400, 414, 431)
-_OF_CLOSED = (401, 429)
+_OF_CLOSED = (401, 403, 429, 503)
 
 #: Declares a route that needs no key.
 OPEN: dict[str, Any] = {"security": []}

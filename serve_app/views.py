@@ -281,6 +281,8 @@ def key_view(key: ApiKey) -> KeyView:
         created_at=key.created_at,
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
+        scopes=sorted(key.scopes),
+        last_used_at=key.last_used_at,
     )
 
 

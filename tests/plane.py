@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time
 from typing import Any
@@ -35,7 +35,7 @@ from rayhaul.capacity import AgentState
 from rayhaul.errors import Conflict, Failure, IdempotencyMismatch, NotFound, SourceBusy
 from rayhaul.ids import IdFactory
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobStatus, Metadata, Priority, Progress, utc
-from rayhaul.keys import new_key
+from rayhaul.keys import new_key, retiring
 from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, JobFilter, Ledger, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
@@ -249,6 +249,19 @@ class SmallPlane:
         revoked = replace(known, revoked_at=known.revoked_at or now)
         await self._ledger.commit(Batch(keys=[revoked]))
         return revoked
+
+    async def rotate_key(self, key_id: str, successor: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
+        known = await self._ledger.key(key_id)
+        if known is None:
+            raise NotFound
+        if known.revoked_at is not None:
+            raise Conflict
+        old = retiring(known, now, overlap)
+        await self._ledger.commit(Batch(keys=[successor, old]))
+        return old
+
+    async def note_keys_used(self, used: Mapping[str, datetime]) -> None:
+        await self._ledger.commit(Batch(keys_used=used))
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
         return merge([self.meter.snapshot(), snapshot])

@@ -51,6 +51,7 @@ from rayhaul.wire import (
     KeyView,
     PriorityRequest,
     QueueReport,
+    RotateRequest,
     StopRequest,
 )
 
@@ -329,12 +330,18 @@ class AsyncClient:
         *,
         role: Literal["user", "operator"] = "user",
         name: str = "",
+        scopes: Sequence[str] = ("read", "write"),
         expires_at: datetime | None = None,
     ) -> KeyCreated:
         """Make an API key. Not sent twice: after ConnectionFailed look at `keys`, one may have been made."""
-        fields = {"user": user, "role": role, "name": name, "expires_at": expires_at}
+        fields = {"user": user, "role": role, "name": name, "scopes": list(scopes), "expires_at": expires_at}
         body = request(KeyRequest, fields).model_dump_json(by_alias=True)
         return self._read(KeyCreated, await self._http.request("POST", "/keys", body=body))
+
+    async def rotate_key(self, key_id: str, *, overlap_s: int = 86_400) -> KeyCreated:
+        """Make a key in the place of another one, which ends after `overlap_s`. Not sent twice, as `create_key`."""
+        body = request(RotateRequest, {"overlap_seconds": overlap_s}).model_dump_json(by_alias=True)
+        return self._read(KeyCreated, await self._http.request("POST", f"/keys/{_checked(key_id)}/rotate", body=body))
 
     async def keys(self) -> builtins.list[KeyView]:
         return self._read(KeysPage, await self._http.request("GET", "/keys")).keys

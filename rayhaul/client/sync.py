@@ -192,6 +192,7 @@ class Client:
     stop_job = _blocking(AsyncClient.stop_job)
     drain = _blocking(AsyncClient.drain)
     create_key = _blocking(AsyncClient.create_key)
+    rotate_key = _blocking(AsyncClient.rotate_key)
     keys = _blocking(AsyncClient.keys)
     revoke_key = _blocking(AsyncClient.revoke_key)
     ready = _blocking(AsyncClient.ready)

@@ -27,6 +27,15 @@ class Role(StrEnum):
     OPERATOR = "operator"
 
 
+class Scope(StrEnum):
+    """What a key may do of what its role may."""
+
+    #: Look: GET and HEAD.
+    READ = "read"
+    #: Ask for, steer, change: every other method.
+    WRITE = "write"
+
+
 @dataclass(frozen=True, slots=True)
 class Viewer:
     user_id: str
@@ -47,8 +56,11 @@ class ApiKey:
     secret_sha256: str
     name: str
     created_at: datetime
+    scopes: frozenset[Scope] = frozenset(Scope)
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    #: Some time within the last minutes before the last use; written seldom, and by `Batch.keys_used` alone.
+    last_used_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +125,10 @@ class Batch:
     parts: Sequence[PartDone] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
     outbox: Sequence[OutboxRecord] = ()
+    #: New ones and changed ones. A key that was revoked stays so.
     keys: Sequence[ApiKey] = ()
+    #: When keys were used, by key id.
+    keys_used: Mapping[str, datetime] = field(default_factory=dict)
     #: The priorities that are paused from now on; None: as before.
     paused: frozenset[Priority] | None = None
     scaling: Sequence[ScalingRecord] = ()

@@ -11,7 +11,7 @@ from typing import Any
 from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role
+from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role, Scope
 
 Values = dict[str, Any]
 
@@ -318,6 +318,8 @@ def key_values(key: ApiKey) -> Values:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "scopes": " ".join(sorted(key.scopes)),
+        "last_used_at": key.last_used_at,
     }
 
 
@@ -331,4 +333,6 @@ def key(row: Any) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        scopes=frozenset(map(Scope, row.scopes.split())),
+        last_used_at=row.last_used_at,
     )

@@ -79,6 +79,9 @@ api_keys = sa.Table(
     sa.Column("created_at", Moment, nullable=False),
     sa.Column("expires_at", Moment),
     sa.Column("revoked_at", Moment),
+    #: Words with spaces between them.
+    sa.Column("scopes", sa.Text, server_default=sa.text("'read write'"), nullable=False),
+    sa.Column("last_used_at", Moment),
 )
 
 jobs = sa.Table(

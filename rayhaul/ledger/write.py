@@ -79,7 +79,8 @@ class Writes:
         self.idempotency = insert(tables.idempotency_keys)
         self.outbox = insert(tables.outbox)
         self.outbox_postponed = Statement(postpone, dialect)
-        self.keys = upsert(tables.api_keys)
+        self.keys = Statement(_put_key(dialect), dialect)
+        self.keys_used = Statement(_note_use(), dialect)
         self.scaling = insert(tables.scaling_decisions, "seq")
         self.paused = insert(tables.paused_priorities)
         self._tell = dialect.name == "postgresql"
@@ -108,6 +109,8 @@ class Writes:
         self.idempotency.run(connection, [rows.idempotency_values(record) for record in batch.idempotency])
         self.outbox.run(connection, [rows.outbox_values(record) for record in batch.outbox])
         self.keys.run(connection, [rows.key_values(key) for key in batch.keys])
+        used = [{"used_id": key_id, "used_at": used_at} for key_id, used_at in batch.keys_used.items()]
+        self.keys_used.run(connection, used)
         self.scaling.run(connection, [asdict(record) for record in batch.scaling])
         if batch.paused is not None:
             connection.execute(sa.delete(tables.paused_priorities))
@@ -165,6 +168,23 @@ def _upsert(table: sa.Table, dialect: sa.Dialect) -> sa.Insert:
     return statement.on_conflict_do_update(
         index_elements=key, set_={name: statement.excluded[name] for name in rest}
     ).inline()
+
+
+def _put_key(dialect: sa.Dialect) -> sa.Insert:
+    """Return the upsert of a key. It does not undo what others wrote after the key was read."""
+    keys = tables.api_keys
+    statement = _insert(keys, dialect)
+    new = statement.excluded
+    kept = {"key_id", "revoked_at", "last_used_at"}
+    changes: dict[str, Any] = {column.name: new[column.name] for column in keys.columns if column.name not in kept}
+    changes["revoked_at"] = sa.func.coalesce(keys.c.revoked_at, new.revoked_at)
+    return statement.on_conflict_do_update(index_elements=["key_id"], set_=changes).inline()
+
+
+def _note_use() -> sa.Update:
+    keys, used_at = tables.api_keys, sa.bindparam("used_at", type_=tables.Moment)
+    is_news = sa.or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < used_at)
+    return sa.update(keys).where(keys.c.key_id == sa.bindparam("used_id"), is_news).values(last_used_at=used_at)
 
 
 def _users(batch: Batch) -> list[Row]:

@@ -65,5 +65,6 @@ async def until(stream: asyncio.StreamReader | None, text: str) -> str:
 
 
 def bare_environ(home: Path) -> Environ:
-    """Return an environment that knows of no cluster."""
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "COLUMNS": "200"}
+    """Return an environment that knows of no cluster, but the code that is tested."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {**kept, "HOME": str(home), "COLUMNS": "200"}

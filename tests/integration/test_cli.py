@@ -213,11 +213,16 @@ async def test_keys(operator: Environ) -> None:
     (key,) = [key for key in listed if key["userId"] == "carol"]
     assert (key["name"], key["role"], "key" in key) == ("laptop", "user", False)
     assert made.stdout.strip() not in (await rayhaul(operator, "keys", "list")).stdout
+    rotated = await rayhaul(operator, "keys", "rotate", key["id"], "--overlap-hours", "0")
+    assert (await rayhaul(carol, "jobs")).code == 4
+    assert (await rayhaul({**operator, "RAYHAUL_API_KEY": rotated.stdout.strip()}, "jobs", "--json")).code == 0
+    only = await rayhaul(operator, "keys", "create", "dave", "--scope", "read", "--json")
+    assert only.json["scopes"] == ["read"]
     assert (await rayhaul(operator, "keys", "revoke", key["id"])).stdout == f"{key['id']} revoked\n"
-    (key,) = [
-        key for key in (await rayhaul(operator, "keys", "list", "--json")).json["keys"] if key["userId"] == "carol"
-    ]
-    assert key["revokedAt"] is not None
+    listed = (await rayhaul(operator, "keys", "list", "--json")).json["keys"]
+    revoked = {each["id"]: each["revokedAt"] for each in listed if each["userId"] == "carol"}
+    assert revoked.pop(key["id"]) is not None
+    assert list(revoked.values()) == [None]
 
 
 async def test_agents(operator: Environ, service: Service) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -543,8 +543,22 @@ async def test_a_key_is_made_and_revoked() -> None:
         async def revoke() -> ApiKey:
             return await rig.scheduler.revoke_key("k1", now)
 
+        successor = replace(key, key_id="k2")
+
+        async def rotate(key_id: str) -> ApiKey:
+            return await rig.scheduler.rotate_key(key_id, successor, now, timedelta(hours=1))
+
         turning = asyncio.create_task(rig.scheduler.run())
+        retired = await asyncio.wait_for(rotate("k1"), 10)
+        assert retired == replace(key, expires_at=now + timedelta(hours=1))
+        assert [await rig.ledger.key(each) for each in ("k1", "k2")] == [retired, successor]
+        await asyncio.wait_for(rig.scheduler.note_keys_used({"k1": now}), 10)
+        assert await rig.ledger.key("k1") == replace(retired, last_used_at=now)
         revoked = await asyncio.wait_for(revoke(), 10)
+        with pytest.raises(Conflict, match="revoked"):
+            await rotate("k1")
+        with pytest.raises(NotFound):
+            await rotate("k0")
         await rig.scheduler.stop()
         await turning
         assert revoked.revoked_at == now

@@ -28,7 +28,7 @@ from rayhaul.errors import InvalidRequest
 from rayhaul.job import JobStatus, Priority
 from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
-from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, ScalingRecord
+from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, ScalingRecord, Scope
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
@@ -349,3 +349,24 @@ async def test_keys_are_found_and_revoked(ledger: SqlLedger) -> None:
     assert await ledger.key("nothing") is None
     assert await ledger.keys(ANN) == [keys[2], revoked]
     assert await ledger.keys(OPERATOR) == [keys[2], revoked, keys[1], keys[3]]
+
+
+async def test_a_revoked_key_stays_revoked(ledger: SqlLedger) -> None:
+    """Whoever writes a key that was read before it was revoked does not bring it back."""
+    key = a_key(ANN, scopes=frozenset({Scope.READ}))
+    await ledger.commit(Batch(keys=[key]))
+    assert await ledger.key(key.key_id) == key
+    await ledger.commit(Batch(keys=[replace(key, revoked_at=NOW)]))
+    await ledger.commit(Batch(keys=[replace(key, expires_at=NOW)]))
+    assert await ledger.key(key.key_id) == replace(key, revoked_at=NOW, expires_at=NOW)
+
+
+async def test_last_uses_only_move_on(ledger: SqlLedger) -> None:
+    """The latest counts, in whatever order they come; one of an unknown key is nobody's; writing the key keeps it."""
+    key = a_key(ANN)
+    await ledger.commit(Batch(keys=[key]))
+    later = NOW + timedelta(minutes=1)
+    for used_at in (later, NOW):
+        await ledger.commit(Batch(keys_used={key.key_id: used_at, "nothing": used_at}))
+    await ledger.commit(Batch(keys=[replace(key, expires_at=later)]))
+    assert await ledger.key(key.key_id) == replace(key, expires_at=later, last_used_at=later)
