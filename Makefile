@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults docs clean
+.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -69,8 +69,12 @@ bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/res
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling
 
-docs: $(VENV)/.base ## write the generated documents
+dashboards: $(VENV)/.dev ## write dashboards/generated: Prometheus rules from the alert files and objectives
+	$(BIN)/python -m dashboards.build
+
+docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -m rayhaul.settings_doc > docs/settings.md
+	$(BIN)/python -m dashboards.metrics_doc > docs/metrics.md
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,24 +1,33 @@
-"""Reading the alert file: the one that is installed with the dashboards, or another one of the same grammar."""
+"""Reading the files of alerts and objectives: those installed with the dashboards, or others of the same grammar."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 
 from rayhaul.errors import ServiceError
 from rayhaul.policy.alert_rules import AlertRule, parse_rules
+from rayhaul.policy.objectives import Objective, parse_objectives
 from rayhaul.policy.scaling import auto_scale_rule
+
+T = TypeVar("T")
 
 
 def read_alerts(path: Path | None = None) -> Sequence[AlertRule]:
     """Return the alerts of a file. Raises: ServiceError, in a sentence that says what is wrong where."""
-    source = files("dashboards").joinpath("alerts.yaml") if path is None else path
-    try:
-        text = source.read_text(encoding="utf-8")
-        return parse_rules(yaml.safe_load(text))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ServiceError(f"the alert file {path or 'dashboards/alerts.yaml'} can not be used: {error}") from error
+    return _read("alerts.yaml", parse_rules, path)
+
+
+def read_more_alerts() -> Sequence[AlertRule]:
+    """Return the alerts beside the specification's. Raises: ServiceError."""
+    return _read("alerts-more.yaml", parse_rules)
+
+
+def read_objectives() -> Sequence[Objective]:
+    """Return the service-level objectives. Raises: ServiceError."""
+    return _read("slos.yaml", parse_objectives)
 
 
 def read_scaling_rule(path: Path | None = None) -> AlertRule:
@@ -27,3 +36,11 @@ def read_scaling_rule(path: Path | None = None) -> AlertRule:
         return auto_scale_rule(read_alerts(path))
     except ValueError as error:
         raise ServiceError(f"the alert file {path or 'dashboards/alerts.yaml'} can not be used: {error}") from error
+
+
+def _read(name: str, parse: Callable[[Any], T], path: Path | None = None) -> T:
+    source = files("dashboards").joinpath(name) if path is None else path
+    try:
+        return parse(yaml.safe_load(source.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ServiceError(f"the alert file {path or f'dashboards/{name}'} can not be used: {error}") from error

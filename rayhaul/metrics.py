@@ -84,6 +84,16 @@ SSE_CONNECTIONS = Metric("rayhaul_sse_connections", _G, "Open event streams.", s
 SSE_EVENT_LAG = Metric(
     "rayhaul_sse_event_lag_seconds", _H, "From an event's commit until it was sent.", (), _SECONDS_SHORT
 )
+SSE_DELIVERY_LAG = Metric(
+    "rayhaul_sse_delivery_lag_seconds",
+    _H,
+    "From an event's commit until a client behind the ingress had it, as the prober measures.",
+    (),
+    _SECONDS_SHORT,
+)
+DELIVERY_PROBES = Metric(
+    "rayhaul_delivery_probes_total", _C, "Presigned links of completed jobs that the prober followed.", ("result",)
+)
 HTTP_REQUESTS = Metric(
     "rayhaul_http_requests_total", _C, "API requests.", ("method", "route", "status"), seed="api.error_rate_5xx"
 )

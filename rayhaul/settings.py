@@ -188,6 +188,14 @@ class ApiSettings(_Group):
     )
 
 
+class AlertsSettings(_Group):
+    disabled: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names of alerts that are not evaluated, and not built for Prometheus, separated by commas."
+    )
+
+    _split = field_validator("disabled", mode="before")(_split_commas)
+
+
 class WebhookSettings(_Group):
     """How users are told of their jobs' ends."""
 
@@ -258,6 +266,7 @@ class Settings(BaseSettings):
     liveness: LivenessSettings = LivenessSettings()
     hosts: HostsSettings = HostsSettings()
     api: ApiSettings = ApiSettings()
+    alerts: AlertsSettings = AlertsSettings()
     webhook: WebhookSettings = WebhookSettings()
     otlp: OtlpSettings = OtlpSettings()
 
