@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayhaul.client.endpoint import write_last_up, write_up_file
-from rayhaul.errors import RayhaulError
+from rayhaul.errors import RayhaulError, ServiceError
 from rayhaul.settings import Settings
 from serve_app.seaweed import Seaweed, StorePorts
 from serve_app.starting import StartRefused, await_ready, locked, make_operator_key, prepare_ledger, write_private
@@ -176,22 +176,27 @@ class EmbeddedCluster:
 
         from actors.runtime import NAMESPACE  # noqa: PLC0415
 
-        context = ray.init(
-            # Never an existing cluster: one may be running beside us.
-            address="local",
-            namespace=NAMESPACE,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            dashboard_port=_free_port("127.0.0.1", _DASHBOARD_PORT),
-            resources={"head": 1, "agent": self._settings.scaling.agents_max},
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(temp_dir),
-        )
         self._stack.callback(_reap, place.data_dir)
         self._stack.callback(ray.shutdown)
+        try:
+            context = ray.init(
+                # Never an existing cluster: one may be running beside us.
+                address="local",
+                namespace=NAMESPACE,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=_free_port("127.0.0.1", _DASHBOARD_PORT),
+                resources={"head": 1, "agent": self._settings.scaling.agents_max},
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(temp_dir),
+            )
+        except Exception as error:
+            # Ray has no error of its own for this; the last line of what it says is the cause.
+            said = str(error).strip().splitlines()
+            raise ServiceError(f"Ray did not start: {said[-1] if said else type(error).__name__}") from error
         return f"http://{context.dashboard_url}"
 
 
@@ -279,7 +284,13 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _free_port(host: str, first: int) -> int:
-    for port in range(first, first + _PORTS_LOOKED_AT):
+    """Return the usual port, or where that is taken any free one near it. Raises: StartRefused.
+
+    By chance: of two clusters that start together both would find the same next one free, and one would fail.
+    """
+    near = list(range(first + 1, first + _PORTS_LOOKED_AT))
+    secrets.SystemRandom().shuffle(near)
+    for port in (first, *near):
         if _is_free(host, port):
             return port
     raise StartRefused(f"no free port from {first} to {first + _PORTS_LOOKED_AT - 1}")
