@@ -34,10 +34,15 @@ _UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-chi
 #: What everything is named after, with the process id. A link's name has at most 15 characters.
 _NAME, _DIRECTORY = "rh", "rayhaul-hosts-"
 _letters = cycle(ascii_lowercase)
+_CHECKOUT = Path(__file__).parents[2]
 #: Runs as the first process of a host: what the host sees as its own comes in the environment.
 _INIT = """
 set -eu
+# A checkout below /tmp stays where it is, with the interpreter in it, when the host gets a /tmp of its own.
+mkdir "$HOST_DIR/checkout"
+mount --bind "$CHECKOUT" "$HOST_DIR/checkout"
 mount --bind "$HOST_DIR/tmp" /tmp
+case "$CHECKOUT" in /tmp/*) mkdir -p "$CHECKOUT" && mount --bind "$HOST_DIR/checkout" "$CHECKOUT" ;; esac
 mount -t overlay overlay -o "lowerdir=$HOST_HOME,upperdir=$HOST_DIR/home,workdir=$HOST_DIR/work" "$HOST_HOME"
 exec "$SSHD" -D -e -f "$HOST_DIR/sshd_config"
 """
@@ -215,6 +220,7 @@ class Hosts:
                 env=os.environ
                 | {
                     "HOST_DIR": str(directory),
+                    "CHECKOUT": str(_CHECKOUT),
                     "HOST_HOME": str(Path.home()),
                     "SSHD": str(shutil.which("sshd", path=_PATH)),
                 },
