@@ -65,6 +65,8 @@ drill-rayup: $(VENV)/.dev ## `ray up` for real, on three hosts made of network n
 bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/results/*.json and prints tables
 	$(BIN)/python -m bench.scheduler
 	$(BIN)/python -m bench.ledger
+	$(BIN)/python -m bench.moving
+	$(BIN)/python -m bench.small_files
 
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling

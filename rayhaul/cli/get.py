@@ -53,9 +53,9 @@ def get(
         "filename": filename,
         "mirrors": mirror,
         "priority": priority,
-        "headers": _pairs("--header", header, ":"),
+        "headers": pairs("--header", header, ":"),
         "connections": connections,
-        "tags": _pairs("--tag", tag, "="),
+        "tags": pairs("--tag", tag, "="),
     }
     said = [name for name in _ONE_URL_ONLY if fields[name]]
     if len(urls) > 1 and said:
@@ -77,7 +77,8 @@ def get(
     raise typer.Exit(code)
 
 
-def _pairs(option: str, texts: Sequence[str] | None, separator: str) -> Mapping[str, str] | None:
+def pairs(option: str, texts: Sequence[str] | None, separator: str) -> Mapping[str, str] | None:
+    """Return what was said with an option that may be repeated; None where it was not. Raises: UsageError."""
     pairs: dict[str, str] = {}
     for text in texts or ():
         name, found, value = text.partition(separator)

@@ -9,6 +9,7 @@ import rayhaul
 from rayhaul.cli import agents, cluster, dlq, keys, queue
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
+from rayhaul.cli.importing import import_
 from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
 from rayhaul.cli.output import complain
 from rayhaul.client.errors import ClientError
@@ -57,6 +58,7 @@ for command in (
     requeue,
 ):
     app.command()(command)
+app.command("import")(import_)
 app.add_typer(queue.app, name="queue")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(agents.app, name="agents")
