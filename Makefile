@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
+.PHONY: help demo test lint fmt type unit alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.base setup.cfg pyproject.toml
 demo: $(VENV)/.cluster ## start a cluster, download a real file (or URL=…) into its bucket, verify it, stop
 	$(BIN)/python -m serve_app.demo $(if $(URL),'$(URL)')
 
-test: lint unit ledger simulation integration cluster ## all that a commit must pass
+test: lint unit alerts ledger simulation integration cluster ## all that a commit must pass
 
 lint: $(VENV)/.dev ## style, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -40,6 +40,13 @@ fmt: $(VENV)/.dev ## put the code into house style
 
 unit: $(VENV)/.dev ## pure parts: no network, no processes
 	$(BIN)/pytest tests/unit
+
+# promtool comes with Debian's prometheus; the server that comes with it is not started.
+alerts: $(VENV)/.dev ## each alert as Prometheus evaluates it (promtool; installed where there is root and apt)
+	@command -v promtool >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus; } \
+	  || echo 'promtool could not be installed: its tests are skipped'
+	$(BIN)/pytest tests/alerts
 
 ledger: $(VENV)/.dev ## one suite on SQLite and on PostgreSQL
 	$(BIN)/pytest tests/ledger
