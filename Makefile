@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
+.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.base setup.cfg pyproject.toml
 demo: $(VENV)/.cluster ## start a cluster, download a real file (or URL=…) into its bucket, verify it, stop
 	$(BIN)/python -m serve_app.demo $(if $(URL),'$(URL)')
 
-test: lint unit alerts ledger simulation integration cluster ## all that a commit must pass
+test: lint unit alerts ledger simulation integration cluster web ## all that a commit must pass
 
 lint: $(VENV)/.dev ## style, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -59,6 +59,12 @@ simulate-faults: $(VENV)/.dev ## thousands of seeded histories with faults; a se
 
 integration: $(VENV)/.dev ## real HTTP, real S3 server
 	$(BIN)/pytest tests/integration
+
+web: $(VENV)/.dev ## the page in a real browser (Debian's chromium; installed where there is root and apt)
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+	  || echo 'chromium could not be installed: its tests are skipped'
+	$(BIN)/pytest tests/web
 
 cluster: $(VENV)/.dev ## a real Ray cluster
 	$(BIN)/pytest tests/cluster -m 'not drill'

@@ -268,6 +268,20 @@ class JobStateReport(_Response):
     waits_for: str | None
 
 
+class SessionRequest(_Request):
+    """Signs the page in."""
+
+    key: str = Field(min_length=1, max_length=200, description="An API key.")
+
+
+class SessionReport(_Response):
+    """Who is signed in, and what the key may do."""
+
+    user_id: str
+    role: str
+    scopes: list[str]
+
+
 class KeyRequest(_Request):
     user: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
     role: Literal["user", "operator"] = "user"

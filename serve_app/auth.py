@@ -30,6 +30,10 @@ USE_NOTED_EVERY = timedelta(minutes=10)
 
 _LOOKING = frozenset({"GET", "HEAD"})
 
+#: The page's cookie holds an API key; the header says that the page asks.
+COOKIE = "rayhaul"
+PAGE_HEADER = "x-rayhaul-page"
+
 NoteUse = Callable[[Mapping[str, datetime]], Awaitable[None]]
 
 
@@ -97,11 +101,31 @@ class Keyring:
             await self._note_use({key_id: now})
 
 
-async def caller(request: Request) -> Viewer:
-    """Return who asks, with a key that may. Raises: Unauthorized, RateLimited, Forbidden."""
+def authorization_of(request: Request) -> str | None:
+    """Return the `Authorization` header, or in its place what the page's cookie stands for.
+
+    Raises: Forbidden where the cookie alone asks for a change and the page does not (serve_app/session.py, law 2).
+    """
+    said = request.headers.get("authorization")
+    cookie = request.cookies.get(COOKIE)
+    if said is not None or cookie is None:
+        return said
+    if request.method not in _LOOKING and not is_the_page(request):
+        raise Forbidden("only the page itself may ask for this with its cookie")
+    return f"Bearer {cookie}"
+
+
+def is_the_page(request: Request) -> bool:
+    """Whether the page asks, and not one of another site. Older browsers do not tell where a request comes from."""
+    is_from_here = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+    return is_from_here and PAGE_HEADER in request.headers
+
+
+async def key_of(request: Request) -> ApiKey:
+    """Return the key of who asks. Raises: Unauthorized, RateLimited, Forbidden."""
     keyring: Keyring = request.app.state.keyring
     limiter: Limiter = request.app.state.limiter
-    key = await keyring.key(request.headers.get("authorization"))
+    key = await keyring.key(authorization_of(request))
     visit = visit_of(request.scope)
     visit.user_id = key.user_id
     visit.rate = limiter.take(key.key_id)
@@ -109,6 +133,12 @@ async def caller(request: Request) -> Viewer:
     needed = Scope.READ if request.method in _LOOKING else Scope.WRITE
     if needed not in key.scopes:
         raise Forbidden(f"the API key has not the scope {needed}")
+    return key
+
+
+async def caller(request: Request) -> Viewer:
+    """Return who asks, with a key that may. Raises: Unauthorized, RateLimited, Forbidden."""
+    key = await key_of(request)
     return Viewer(key.user_id, key.role)
 
 
@@ -120,5 +150,6 @@ async def operator(request: Request) -> Viewer:
     return viewer
 
 
+KeyHeld = Annotated[ApiKey, Depends(key_of)]
 Caller = Annotated[Viewer, Depends(caller)]
 Operator = Annotated[Viewer, Depends(operator)]

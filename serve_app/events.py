@@ -19,7 +19,7 @@ from rayhaul.errors import RayhaulError
 from rayhaul.job import FINAL, JobStatus
 from rayhaul.ledger.base import Viewer
 from rayhaul.metrics import SSE_EVENT_LAG
-from serve_app.auth import Caller
+from serve_app.auth import Caller, authorization_of
 from serve_app.feed import PAGE_EVENTS, Listener, Message
 from serve_app.openapi import event_stream, problems_of
 from serve_app.replica import PathId, Replica, replica_of
@@ -76,7 +76,7 @@ class EventStream(StreamingResponse):
     def __init__(self, request: Request, viewer: Viewer, *, job_id: str | None, after: int) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._replica = replica_of(request)
-        self._authorization = request.headers.get("authorization")
+        self._authorization = authorization_of(request)
         self._viewer = viewer
         self._job_id = job_id
         self._last_seq = after

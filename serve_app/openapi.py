@@ -15,6 +15,7 @@ from rayhaul.wire import (
     PriorityRequest,
     Problem,
     RotateRequest,
+    SessionRequest,
     StopRequest,
 )
 
@@ -36,6 +37,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     PriorityRequest,
     Problem,
     RotateRequest,
+    SessionRequest,
     StopRequest,
 )
 

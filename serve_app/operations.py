@@ -1,7 +1,7 @@
-"""For those who run the cluster: health, metrics, the queue and its valve, the live state of a job, and the page."""
+"""For those who run the cluster: health, metrics, the queue and its valve, and the live state of a job."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from rayhaul.errors import Unavailable
 from rayhaul.wire import JobStateReport, PriorityRequest, QueueReport
@@ -15,24 +15,6 @@ from serve_app.views import job_state_report, queue_report, reply
 routes = APIRouter(tags=["operations"])
 
 _NOT_READY_RETRY_S = 2.0
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Rayhaul</title>
-<style>body{font:16px/1.5 system-ui;max-width:40em;margin:4em auto;padding:0 1em}</style>
-<h1>Rayhaul</h1>
-<p>A download cluster: ask for a URL, and agents fetch it in parallel ranges and stream it part by part into your
-bucket, verified before it is published.</p>
-<ul>
-<li><a href="/docs">The API, to try out</a></li>
-<li><a href="/openapi.json">Its OpenAPI document</a></li>
-<li><a href="/readyz">Is it ready?</a></li>
-</ul>
-</html>
-"""
 
 
 @routes.get("/livez", openapi_extra=OPEN)
@@ -102,8 +84,3 @@ async def job_state(request: Request, operator: Operator, job_id: PathId) -> Res
     state = await replica.plane.job_state(job_id)
     await replica.live.refresh()
     return reply(job_state_report(state, replica.live.of(job_id), bucket=replica.links.bucket))
-
-
-@routes.get("/", include_in_schema=False)
-async def page() -> Response:
-    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"})

@@ -24,6 +24,8 @@ from rayhaul.ledger.base import Role, Scope
 class Kind(StrEnum):
     #: Needs no key.
     OPEN = "open"
+    #: Needs no key in a header, but comes from the page.
+    PAGE = "page"
     #: Any key; what it shows is the caller's own, or everybody's.
     ANY = "any"
     #: A thing of somebody's: for its owner and for operators; nobody else learns that it is there.
@@ -31,11 +33,16 @@ class Kind(StrEnum):
     OPERATORS = "operators"
 
 
+KEYLESS = (Kind.OPEN, Kind.PAGE)
 JOB = {"url": "https://files.example/data.bin"}
 
 #: Every route, with the body that a sane request has.
 ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/"): (Kind.OPEN, None),
+    ("GET", "/page/{name}"): (Kind.OPEN, None),
+    ("POST", "/session"): (Kind.PAGE, {"key": "none"}),
+    ("DELETE", "/session"): (Kind.PAGE, None),
+    ("GET", "/session"): (Kind.ANY, None),
     ("GET", "/livez"): (Kind.OPEN, None),
     ("GET", "/readyz"): (Kind.OPEN, None),
     ("GET", "/openapi.json"): (Kind.OPEN, None),
@@ -160,7 +167,11 @@ async def request(site: Site, route: tuple[str, str], caller: str, *, known: boo
     """Make the sane request of a route, about things of alice that are there, or about none."""
     method, path = route
     kind, body = ROUTES[route]
-    about = await _things(site, path) if known else {"job_id": "job_0", "agent": "agent-0", "key_id": "00000000"}
+    about = (
+        await _things(site, path)
+        if known
+        else {"job_id": "job_0", "agent": "agent-0", "key_id": "00000000", "name": "none.js"}
+    )
     for name, value in about.items():
         path = path.replace(f"{{{name}}}", value)
     if body is not None:
@@ -178,6 +189,8 @@ async def _things(site: Site, path: str) -> dict[str, str]:
         found["job_id"] = await site.submit("alice")
         if path.startswith("/dlq"):
             await site.plane.bury(found["job_id"])
+    if "{name}" in path:
+        found["name"] = "main.js"
     if "{key_id}" in path:
         found["key_id"] = (await site.add_key("victim", user_id="alice")).key_id
     return found
@@ -205,11 +218,19 @@ async def test_open_routes_are_open(site: Site) -> None:
             assert (await request(site, route, caller)).status == 200, (route, caller)
 
 
+async def test_the_page_s_routes_are_the_page_s(site: Site) -> None:
+    """Signing in needs the page's header and a key that holds; a key in the header makes no difference."""
+    for caller in (*STRANGERS, *USERS, *OPERATORS):
+        assert (await request(site, ("POST", "/session"), caller)).status == 403, caller
+        assert (await ask(site.app, "POST", "/session", {"x-rayhaul-page": "1"}, {"key": "none"})).status == 401
+        assert (await request(site, ("DELETE", "/session"), caller)).status == 204, caller
+
+
 async def test_no_other_route_lets_strangers_in(site: Site) -> None:
     """No key, one that is over, one that is wrong: 401, on every route, whether the thing is there or not."""
     asked = 0
     for route, (kind, _) in ROUTES.items():
-        for caller in STRANGERS if kind is not Kind.OPEN else ():
+        for caller in STRANGERS if kind not in KEYLESS else ():
             for known in (True, False):
                 answer = await request(site, route, caller, known=known)
                 assert (answer.status, answer.problem["code"]) == (401, "unauthorized"), (route, caller)
@@ -229,7 +250,7 @@ async def test_no_route_serves_a_key_without_the_scope(site: Site) -> None:
     """A key to read changes nothing, a key to write shows nothing: 403 on every route that needs the other one."""
     refused = 0
     for route, (kind, _) in ROUTES.items():
-        for caller in (*USERS, *OPERATORS) if kind is not Kind.OPEN else ():
+        for caller in (*USERS, *OPERATORS) if kind not in KEYLESS else ():
             if may(caller, route[0]):
                 continue
             answer = await request(site, route, caller)

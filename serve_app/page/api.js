@@ -1,0 +1,48 @@
+// The API, asked with the page's cookie. Every refusal becomes a Refused with the sentence the API gave.
+
+export class Refused extends Error {
+  constructor(status, code, detail) {
+    super(detail);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export async function ask(method, path, body, more = {}) {
+  const headers = { "X-Rayhaul-Page": "1", ...more };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Refused(0, "unreachable", "The cluster does not answer. Is it running?");
+  }
+  const text = await answer.text();
+  const found = text ? JSON.parse(text) : null;
+  if (!answer.ok) {
+    const wrong = (found?.errors ?? []).map((error) => `${error.field}: ${error.message}`).join("; ");
+    throw new Refused(answer.status, found?.code ?? "internal", [found?.detail ?? answer.statusText, wrong].filter(Boolean).join(" "));
+  }
+  return found;
+}
+
+export const get = (path) => ask("GET", path);
+export const post = (path, body) => ask("POST", path, body);
+
+// Sent again after a lost answer, the same request makes no second job.
+export const submit = (jobs) =>
+  ask("POST", "/jobs/batch", { jobs }, { "Idempotency-Key": `page-${crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`}` });
+
+const NAMES = [
+  "created", "metadata", "started", "progress", "uploading", "completed", "failed", "requeued", "paused", "resumed",
+  "cancelled", "deadlettered",
+];
+
+// The browser comes back by itself, with the id of the last event it has.
+export function follow(path, onEvent, onState) {
+  const source = new EventSource(path);
+  for (const name of NAMES) source.addEventListener(name, (message) => onEvent(JSON.parse(message.data)));
+  source.onopen = () => onState?.(true);
+  source.onerror = () => onState?.(false);
+  return () => source.close();
+}

@@ -1,0 +1,89 @@
+// Queue, dead letters, agents, hosts, alerts and SLOs: read every two seconds while they are looked at.
+
+import { ask, get, post } from "./api.js";
+import { bar, cell, el, moment, nameOf, notice, rate, span, status, table } from "./show.js";
+
+const POLL_MS = 2000;
+
+// Reads again and again; what an older release of the API does not have is said, not hidden.
+async function polled(title, draw) {
+  const place = el("div");
+  const once = async () => place.replaceChildren(...(await draw(once)));
+  await once();
+  const timer = setInterval(() => { if (!document.hidden && !place.contains(document.activeElement)) once().catch((error) => notice(error.message, "bad")); }, POLL_MS);
+  return { content: el("div", {}, el("h1", {}, title), place), stop: () => clearInterval(timer) };
+}
+
+const act = (work, then) => async () => {
+  try {
+    await work();
+    notice("");
+    document.activeElement?.blur();
+    await then();
+  } catch (error) {
+    notice(error.message, "bad");
+  }
+};
+
+const cards = (pairs) => el("dl", { class: "cards" }, pairs.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+
+export const queueView = (session) => polled("Queue", async (again) => {
+  const queue = await get("/queue");
+  const operates = session.role === "operator";
+  return [
+    queue.parked ? el("p", { class: "problem", role: "alert" }, `No job is started: ${queue.parked}`) : "",
+    cards([["Waiting", String(Object.values(queue.depth).reduce((sum, depth) => sum + depth, 0))], ["Oldest waits", span(queue.oldestAgeSeconds) || "0 s"], ["Dead letters", String(queue.dlqDepth)]]),
+    table("Waiting jobs by priority", [["Priority"], ["Waiting", "number"], ["State"], ...(operates ? [["Actions"]] : [])],
+      ["high", "normal", "low"].map((priority) => {
+        const isPaused = queue.paused.includes(priority);
+        return el("tr", {}, cell(priority), cell(String(queue.depth[priority] ?? 0), "number"), cell(status(isPaused ? "paused" : "runs")),
+          operates ? cell(el("button", { type: "button", "aria-label": `${isPaused ? "Resume" : "Pause"} ${priority}`, onclick: act(() => post(`/queue/${isPaused ? "resume" : "pause"}`, { priority }), again) }, isPaused ? "Resume" : "Pause")) : null);
+      })),
+  ];
+});
+
+export const deadView = (session) => polled("Dead letters", async (again) => {
+  const { jobs } = await get("/dlq?limit=100");
+  if (!jobs.length) return [el("p", { class: "hint" }, "None: no job has run out of attempts.")];
+  return [table("Dead letters", [["Name"], ["Since", "wide"], ["Why"], ["Actions"]], jobs.map((job) => el("tr", {},
+    cell(el("a", { href: `#/jobs/${job.id}`, title: job.url }, nameOf(job)), "name"), cell(moment(job.deadLetteredAt), "wide"),
+    cell(job.error ? `${job.error.code}: ${job.error.message}` : ""),
+    cell(session.scopes.includes("write") ? [
+      el("button", { type: "button", "aria-label": `Replay ${nameOf(job)}`, onclick: act(() => post(`/dlq/${job.id}/replay`), again) }, "Replay"), " ",
+      el("button", { type: "button", "aria-label": `Delete ${nameOf(job)}`, onclick: act(() => ask("DELETE", `/dlq/${job.id}`), again) }, "Delete")] : ""))))];
+});
+
+export const agentsView = () => polled("Agents", async (again) => {
+  const { agents } = await get("/agents");
+  if (!agents.length) return [el("p", { class: "hint" }, "No agent reports yet.")];
+  return [table("Agents", [["Agent"], ["State"], ["Capacity"], ["Slots", "number"], ["Speed", "number wide"], ["Heard", "number wide"], ["Actions"]], agents.map((agent) => el("tr", {},
+    cell(agent.agent), cell([status(agent.unfit ? "unfit" : agent.state), agent.unfit ? el("span", { class: "hint" }, ` ${agent.unfit}`) : ""]),
+    cell([bar(`Capacity of ${agent.agent} in use`, agent.capacityPct, 100), el("span", { class: "hint" }, ` ${Math.round(agent.capacityPct)} %`)]),
+    cell(`${agent.slotsUsed} of ${agent.slots}`, "number"), cell(rate(agent.bytesPerSecond), "number wide"), cell(`${span(agent.heartbeatAgeSeconds)} ago`, "number wide"),
+    cell(agent.state === "online" ? el("button", { type: "button", "aria-label": `Drain ${agent.agent}`, onclick: act(() => post(`/agents/${encodeURIComponent(agent.agent)}/drain`), again) }, "Drain") : ""))))];
+});
+
+const absent = (error) => {
+  if (error.status === 404) return null;
+  throw error;
+};
+
+export const hostsView = () => polled("Hosts", async () => {
+  const found = await get("/hosts").catch(absent);
+  if (!found) return [el("p", { class: "hint" }, "This release does not tell of hosts.")];
+  if (!found.hosts.length) return [el("p", { class: "hint" }, "No origin has been asked lately.")];
+  return [table("Origin hosts", [["Host"], ["Connections", "number"], ["Speed", "number"], ["Backs off until"]], found.hosts.map((host) => el("tr", {},
+    cell(host.host), cell(String(host.connections), "number"), cell(rate(host.bytesPerSecond), "number"), cell(moment(host.backingOffUntil)))))];
+});
+
+const percent = (ratio) => (ratio === null || ratio === undefined ? "no data yet" : `${(ratio * 100).toFixed(3)} %`);
+
+export const healthView = () => polled("Alerts and SLOs", async () => {
+  const [alerts, slo] = await Promise.all([get("/alerts").catch(absent), get("/slo").catch(absent)]);
+  return [
+    el("h2", {}, "Alerts"),
+    alerts ? table("Alerts", [["Alert"], ["State"], ["Severity"], ["Condition", "wide"]], alerts.alerts.map((alert) => el("tr", {}, cell(alert.name), cell(status(alert.state)), cell(alert.severity), cell(alert.condition, "wide")))) : el("p", { class: "hint" }, "This release does not tell of alerts."),
+    el("h2", {}, "Service level objectives"),
+    slo ? table("Service level objectives", [["Objective"], ["Target", "number"], ["Now", "number"], ["Budget left", "number"]], slo.slos.map((one) => el("tr", {}, cell(one.title ?? one.name), cell(percent(one.target), "number"), cell(percent(one.ratio), "number"), cell(one.budgetLeft === null || one.budgetLeft === undefined ? "" : `${(one.budgetLeft * 100).toFixed(0)} %`, "number")))) : el("p", { class: "hint" }, "This release does not tell of SLOs."),
+  ];
+});

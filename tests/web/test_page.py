@@ -1,0 +1,172 @@
+"""The page in a real Chromium, over the real API and the small plane: what a person does, and what they hear of it."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from plane import Site, listening, site_at
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from rayhaul.errors import SourceBusy
+from rayhaul.ledger.base import Viewer
+
+CHROMIUM = shutil.which("chromium")
+#: Without these it looks for its maker's servers (peter.sh/experiments/chromium-command-line-switches).
+_SWITCHES = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+MANY = 1000
+#: On a machine that other tests keep busy.
+_TIMEOUT_MS = 20_000
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not here (Debian: apt-get install chromium)")
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_at(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        found = await playwright.chromium.launch(executable_path=CHROMIUM, args=_SWITCHES)
+        yield found
+        await found.close()
+
+
+@pytest.fixture
+async def page(site: Site, browser: Browser) -> AsyncIterator[Page]:
+    """The page as it is before anybody has signed in; an error in its scripts fails the test."""
+    async with listening(site.app) as url:
+        context = await browser.new_context(base_url=url)
+        context.set_default_timeout(_TIMEOUT_MS)
+        expect.set_options(timeout=_TIMEOUT_MS)
+        found = await context.new_page()
+        broken: list[str] = []
+        found.on("pageerror", lambda error: broken.append(str(error)))
+        await found.goto("/")
+        yield found
+        await context.close()
+        assert broken == []
+
+
+async def sign_in(page: Page, site: Site, user: str = "alice") -> None:
+    await page.get_by_label("API key").fill(site.auth[user]["Authorization"].partition(" ")[2])
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+
+
+async def check_accessible(page: Page) -> None:
+    """No rule of WCAG 2 that axe-core knows is broken."""
+    found = await Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+async def test_sign_in_and_out(site: Site, page: Page) -> None:
+    """A wrong key is told as such; the right one opens the list; signed out, nothing is shown any more."""
+    await check_accessible(page)
+    await page.get_by_label("API key").fill("nonsense")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("status")).to_have_text("This is no valid API key.")
+    await sign_in(page, site)
+    await page.reload()
+    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("API key")).to_be_visible()
+    await page.reload()
+    await expect(page.get_by_label("API key")).to_be_visible()
+
+
+async def test_add_watch_and_cancel(site: Site, page: Page) -> None:
+    """Several URLs become jobs that appear by themselves; one is cancelled on its own page, and retried."""
+    await sign_in(page, site)
+    await page.get_by_label("URLs, one a line").fill("https://files.example/one.bin\nhttps://files.example/two.bin")
+    await page.get_by_role("button", name="Fetch into the bucket").click()
+    await expect(page.get_by_role("status")).to_have_text("2 jobs are taken.")
+    await expect(page.get_by_role("link", name="two.bin")).to_be_visible()
+    await check_accessible(page)
+    await page.get_by_role("link", name="one.bin").click()
+    await expect(page.get_by_role("heading", name="one.bin")).to_be_visible()
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.get_by_text("cancelled", exact=True)).to_be_visible()
+    await expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
+    await check_accessible(page)
+    await page.get_by_role("button", name="Retry").click()
+    await expect(page.get_by_text("queued", exact=True)).to_be_visible()
+
+
+async def test_what_the_api_refuses_is_said(site: Site, page: Page) -> None:
+    """A URL that is none, with the field that is wrong; what was typed stays."""
+    await sign_in(page, site)
+    await page.get_by_label("URLs, one a line").fill("ftp://files.example/x")
+    await page.get_by_role("button", name="Fetch into the bucket").click()
+    await expect(page.get_by_role("status")).to_contain_text("url")
+    await expect(page.get_by_label("URLs, one a line")).to_have_value("ftp://files.example/x")
+
+
+async def test_dead_letters_are_replayed(site: Site, page: Page) -> None:
+    """Its reason is there; after the replay it is not."""
+    job_id = await site.submit("alice")
+    await site.plane.bury(job_id, SourceBusy("asked <b>too</b> often").failure())
+    await sign_in(page, site)
+    await page.get_by_role("link", name="Dead letters").click()
+    await expect(page.get_by_role("cell", name="source_busy")).to_be_visible()
+    await check_accessible(page)
+    await page.get_by_role("button", name="Replay data.bin").click()
+    await expect(page.get_by_text("None: no job has run out of attempts.")).to_be_visible()
+    assert (await site.ledger.job(Viewer("alice"), job_id)).dead_lettered_at is None
+
+
+async def test_views_for_operators(site: Site, page: Page) -> None:
+    """Queue, with its valve, and agents; a user has no way to them."""
+    await sign_in(page, site)
+    await expect(page.get_by_role("link", name="Agents")).to_have_count(0)
+    await page.get_by_role("button", name="Sign out").click()
+    await sign_in(page, site, "olga")
+    await page.get_by_role("link", name="Queue").click()
+    await page.get_by_role("button", name="Pause low").click()
+    await expect(page.get_by_role("button", name="Resume low")).to_be_visible()
+    await check_accessible(page)
+    for view in ("Agents", "Hosts", "Alerts and SLOs"):
+        await page.get_by_role("link", name=view).click()
+        await expect(page.get_by_role("heading", name=view, level=1)).to_be_visible()
+        await check_accessible(page)
+
+
+async def test_a_phone_in_the_dark(site: Site, browser: Browser) -> None:
+    """Nothing is wider than the screen, and the colours of the dark keep their contrast."""
+    await site.submit("alice")
+    async with listening(site.app) as url:
+        context = await browser.new_context(
+            base_url=url, color_scheme="dark", viewport={"width": 360, "height": 740}, has_touch=True
+        )
+        page = await context.new_page()
+        await page.goto("/")
+        await sign_in(page, site)
+        await expect(page.get_by_role("link", name="data.bin")).to_be_visible()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        await check_accessible(page)
+        await context.close()
+
+
+async def test_a_thousand_jobs(site: Site, page: Page) -> None:
+    """Taken at once from a pasted list, they leave the page usable: the list is shown and pages further back."""
+    await sign_in(page, site)
+    await page.get_by_label("URLs, one a line").fill("\n".join(f"https://files.example/{n}.bin" for n in range(MANY)))
+    await page.get_by_role("button", name="Fetch into the bucket").click()
+    await expect(page.get_by_role("status")).to_have_text(f"{MANY} jobs are taken.")
+    await expect(page.get_by_role("link", name=f"{MANY - 1}.bin", exact=True)).to_be_visible()
+    await page.get_by_label("Show").select_option("queued")
+    await expect(page.get_by_role("row")).to_have_count(101)
+    await page.get_by_role("button", name="Older jobs").click()
+    await expect(page.get_by_role("row")).to_have_count(201)
