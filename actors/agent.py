@@ -176,7 +176,7 @@ class Agent:
                 url=order.url,
                 headers=order.headers,
                 filename=order.filename,
-                size_bytes_max=order.size_bytes_max or self._settings.transfer.size_bytes_max,
+                size_bytes_max=self._settings.transfer.size_bytes_of(order.size_bytes_max),
                 clock=self._monotonic,
             )
         except RayhaulError as error:

@@ -18,6 +18,7 @@ from rayhaul.policy import liveness, parking
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
 from rayhaul.policy.parking import Parking
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
+from rayhaul.policy.quota import Usage
 from rayhaul.settings import LivenessSettings
 
 #: An agent that leases do not reach, again and again, gets no others for so long; each time twice as long, up to this.
@@ -128,6 +129,8 @@ class Book:
         self.paused: set[Priority] = set()
         self.parking = Parking()
         self.dead_letters_count = 0
+        #: By user.
+        self.usage: dict[str, Usage] = {}
         self.agents: dict[str, AgentRecord] = {}
         #: Probes under way, by order id.
         self.probing: dict[str, Pending] = {}
@@ -152,6 +155,7 @@ class Book:
         book.agents, book.parking, book.paused = heard.agents, heard.parking, set(state.paused)
         book.progress_version = heard.progress_version
         book.dead_letters_count = state.dead_letters_count
+        book.usage = {record.user_id: Usage(day=record.day, bytes_used=record.bytes_used) for record in state.usage}
         # Jobs first: a lease counts for the user of its job.
         for job in state.open_jobs:
             book._put_job(job, now_s)

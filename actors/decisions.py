@@ -12,6 +12,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+from actors import quotas
 from actors.book import Book
 from actors.draft import Draft
 from actors.ports import Command
@@ -54,7 +55,7 @@ from rayhaul.metrics import (
 )
 from rayhaul.policy import parking, retry
 from rayhaul.policy.naming import object_key
-from rayhaul.settings import LivenessSettings, TransferSettings
+from rayhaul.settings import LivenessSettings, QuotaSettings, TransferSettings
 
 #: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.
 _START_OVER = frozenset({SourceChanged.code, UploadLost.code, ChecksumMismatch.code})
@@ -69,6 +70,7 @@ class Rules:
     key_prefix: str
     rng: Random
     meter: Meter
+    quota: QuotaSettings
 
 
 def hear(draft: Draft, notice: Notice, rules: Rules) -> bool:
@@ -101,6 +103,9 @@ def _hear_under_lease(
         case PartsDone():
             draft.put_parts(notice.parts)
             draft.accepted_by_sink(job.id)
+            failure = quotas.charge_parts(draft, job, notice.parts, rules.quota)
+            if failure is not None:
+                give_up(draft, job, failure, {"agent": lease.agent, "epoch": lease.epoch}, dead_letter=False)
         case CommitAsked():
             if job.status is JobStatus.DOWNLOADING:
                 draft.transition(job, JobEvent.UPLOADING, {"agent": lease.agent, "epoch": lease.epoch})
@@ -118,6 +123,10 @@ def _probed(draft: Draft, notice: Probed, rules: Rules) -> bool:
     if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
         return False
     found = notice.metadata
+    failure = quotas.charge_size(draft, job, found, rules.quota)
+    if failure is not None:
+        give_up(draft, job, failure, {"stage": "metadata"}, dead_letter=False)
+        return True
     key = job.key or object_key(rules.key_prefix, job.id, job.spec.key, found.filename)
     draft.transition(job, JobEvent.METADATA, _told(found), metadata=found, key=key, next_attempt_at=None)
     draft.observe(METADATA_FETCH, found.fetch_ms / 1000)
@@ -164,6 +173,7 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
     if session is not None:
         draft.put_session(session, SessionState.COMPLETED)
     draft.end(lease)
+    quotas.charge_result(draft, job, result.size_bytes)
     draft.transition(
         job,
         JobEvent.COMPLETED,

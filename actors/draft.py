@@ -16,9 +16,10 @@ from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, ScalingRecord
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, ScalingRecord, UsageRecord
 from rayhaul.metrics import Meter, Metric
-from rayhaul.policy import parking
+from rayhaul.policy import parking, quota
+from rayhaul.policy.quota import Usage
 from rayhaul.policy.scaling import Decision
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Draft:
         self.parking = book.parking
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
+        self._usage: dict[str, Usage] = {}
         self._counted: list[tuple[Metric, tuple[str, ...]]] = []
         self._observed: list[tuple[Metric, float]] = []
 
@@ -206,6 +208,15 @@ class Draft:
             )
         )
 
+    def usage(self, user_id: str) -> Usage | None:
+        """Return what a user has used, this turn included; it may be of an earlier day."""
+        return self._usage.get(user_id) or self._book.usage.get(user_id)
+
+    def charge(self, user_id: str, size_bytes: int) -> None:
+        """Count bytes against a user's day."""
+        if size_bytes:
+            self._usage[user_id] = quota.charged(self.usage(user_id), size_bytes, self.now)
+
     def count(self, metric: Metric, *labels: str) -> None:
         """Count one, once this is durable."""
         self._counted.append((metric, labels))
@@ -278,12 +289,17 @@ class Draft:
             keys_used=self._keys_used,
             paused=self._paused,
             scaling=self._scaling,
+            usage=[
+                UsageRecord(user_id=user_id, day=usage.day, bytes_used=usage.bytes_used)
+                for user_id, usage in self._usage.items()
+            ],
         )
 
     def merge(self, batch: Batch) -> None:
         """Bring the book up to what was committed."""
         self._book.dead_letters_count += self.dead_letters_delta
         self._merge_parking()
+        self._book.usage.update(self._usage)
         if batch.paused is not None:
             self._book.paused = set(batch.paused)
         self._book.merge(

@@ -123,6 +123,7 @@ class SchedulerActor:
                 key_prefix=settings.s3.prefix,
                 rng=Random(),
                 meter=meter,
+                quota=settings.quota,
             ),
             scaling_rule=scaling_rule,
             clock=time.time,

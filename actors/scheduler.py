@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from actors import decisions, losses, views
+from actors import decisions, losses, quotas, views
 from actors.book import AgentRecord, Book
 from actors.decisions import Rules, hear, obey
 from actors.dispatch import Dispatch
@@ -122,6 +122,7 @@ class Scheduler:
                 if known.fingerprint != fingerprint:
                     raise IdempotencyMismatch
                 return Accepted(job_ids=known.job_ids, replayed=True)
+        quotas.check_submission(draft, submission.user_id, self._rules.quota)
         ids = tuple(self._new_id("job") for _ in submission.specs)
         # All are made before the first is taken in: a submission is accepted as a whole or not at all.
         jobs = [

@@ -147,7 +147,12 @@ async def _run(jobs_count: int, ledger: SqlLedger, settings: Settings) -> Run:
     new_id, meter = IdFactory(), Meter()
     agents = InstantAgents(settings, _AGENTS, new_id, jobs_count=jobs_count)
     rules = Rules(
-        transfer=settings.transfer, liveness=settings.liveness, key_prefix="bench/", rng=Random(1), meter=meter
+        transfer=settings.transfer,
+        liveness=settings.liveness,
+        key_prefix="bench/",
+        rng=Random(1),
+        meter=meter,
+        quota=settings.quota,
     )
     scheduler = Scheduler(
         ledger=ledger,

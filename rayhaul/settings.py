@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 MIB = 1024 * 1024
+_SEALING_KEY_BYTES = 32
 
 
 def _split_commas(value: Any) -> Any:
@@ -62,9 +63,38 @@ class LedgerSettings(_Group):
         4, gt=0, description="Connections for reading, per process; one for writing and one that listens come on top."
     )
     busy_timeout_s: float = Field(10, gt=0, description="Wait for a locked database, seconds.")
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Seals sources' URLs, headers and webhooks in the ledger: base64 of 32 bytes (`openssl rand "
+        "-base64 32`); new and old, separated by a comma, while keys change. `rayhaul up` and `rayhaul deploy` make "
+        "one in the data directory (`ledger-key`) where it is empty.",
+    )
     event_poll_s: float = Field(
         0.05, gt=0, description="Time between two looks for new events where the database does not tell, seconds."
     )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check(cls, secret: SecretStr | None) -> SecretStr | None:
+        return secret if _sealing_keys(secret) else None
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """What secrets are sealed with, the newest first; empty: they are not."""
+        return _sealing_keys(self.secret_key)
+
+
+def _sealing_keys(secret: SecretStr | None) -> tuple[bytes, ...]:
+    """Raises: ValueError, which does not tell the secret."""
+    keys = []
+    for text in _split_commas(secret.get_secret_value() if secret else ""):
+        try:
+            keys.append(base64.b64decode(text, validate=True))
+        except ValueError:
+            raise ValueError("is not base64") from None
+        if len(keys[-1]) != _SEALING_KEY_BYTES:
+            raise ValueError(f"must be {_SEALING_KEY_BYTES} bytes in base64")
+    return tuple(keys)
 
 
 class EgressSettings(_Group):
@@ -98,6 +128,10 @@ class TransferSettings(_Group):
     retry_cap_s: float = Field(60, gt=0, description="Longest backoff, seconds.")
     attempts_max: int = Field(5, gt=0, description="Attempts of a job whose failures can be retried.")
     size_bytes_max: int = Field(5 * 1024**4, gt=0, description="Largest file accepted.")
+
+    def size_bytes_of(self, asked: int | None) -> int:
+        """Return the largest file that a job takes, which may ask for a lower limit but for no higher one."""
+        return self.size_bytes_max if asked is None else min(asked, self.size_bytes_max)
 
 
 class ScalingSettings(_Group):
@@ -142,6 +176,12 @@ class QueueSettings(_Group):
     share_low: int = Field(1, gt=0, le=1000, description="Starts of low jobs, against the other two shares.")
     running_per_user_max: int | None = Field(
         None, gt=0, description="Jobs of one user that run at once; empty: no limit."
+    )
+
+
+class QuotaSettings(_Group):
+    bytes_per_day_max: int | None = Field(
+        None, gt=0, description="Bytes one user may have moved in a day of UTC; empty: no limit."
     )
 
 
@@ -263,6 +303,7 @@ class Settings(BaseSettings):
     scaling: ScalingSettings = ScalingSettings()
     agent: AgentSettings = AgentSettings()
     queue: QueueSettings = QueueSettings()
+    quota: QuotaSettings = QuotaSettings()
     liveness: LivenessSettings = LivenessSettings()
     hosts: HostsSettings = HostsSettings()
     api: ApiSettings = ApiSettings()

@@ -22,7 +22,15 @@ from actors.runtime import NAMESPACE, SCHEDULER, dismiss_agents, start_scheduler
 from rayhaul.errors import Unavailable
 from rayhaul.settings import Settings
 from serve_app.deployment import listens_at, run_api, stop_api
-from serve_app.starting import StartRefused, await_ready, check_ledger, locked, make_operator_key, prepare_ledger
+from serve_app.starting import (
+    StartRefused,
+    await_ready,
+    check_ledger,
+    locked,
+    make_operator_key,
+    prepare_ledger,
+    with_ledger_key,
+)
 
 #: An agent cancels its transfers and sends a last report.
 _GOODBYE_S = 10.0
@@ -59,6 +67,10 @@ class Target:
     def key_path(self) -> Path:
         return self.data_dir / "api-key"
 
+    @property
+    def ledger_key_path(self) -> Path:
+        return self.data_dir / "ledger-key"
+
     def ledger_url(self, settings: Settings) -> str:
         return settings.ledger.url or f"sqlite:///{self.data_dir / 'ledger.db'}"
 
@@ -80,6 +92,7 @@ def deploy(target: Target, settings: Settings, say: Say) -> Deployed:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         ledger_url = target.ledger_url(settings)
         check(settings, ledger_url, nodes)
+        settings = with_ledger_key(settings, target.ledger_key_path)
         _check_port(target)
         check_ledger(settings, ledger_url)
         if _stop_actors(say):
@@ -215,5 +228,6 @@ def make_key(target: Target, settings: Settings) -> None:
         raise StartRefused(f"there is a key in {target.key_path} already")
     with locked(target.data_dir, busy=f"{target.data_dir} is in use"):
         ledger_url = target.ledger_url(settings)
+        settings = with_ledger_key(settings, target.ledger_key_path)
         prepare_ledger(settings, ledger_url)
         make_operator_key(settings, ledger_url, target.key_path, "made by `rayhaul deploy --key-only`")

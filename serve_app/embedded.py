@@ -24,7 +24,15 @@ from rayhaul.client.endpoint import write_last_up, write_up_file
 from rayhaul.errors import RayhaulError, ServiceError
 from rayhaul.settings import Settings
 from serve_app.seaweed import Seaweed, StorePorts
-from serve_app.starting import StartRefused, await_ready, locked, make_operator_key, prepare_ledger, write_private
+from serve_app.starting import (
+    StartRefused,
+    await_ready,
+    locked,
+    make_operator_key,
+    prepare_ledger,
+    with_ledger_key,
+    write_private,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +69,10 @@ class Place:
     @property
     def key_path(self) -> Path:
         return self.data_dir / "api-key"
+
+    @property
+    def ledger_key_path(self) -> Path:
+        return self.data_dir / "ledger-key"
 
     @property
     def token_path(self) -> Path:
@@ -115,7 +127,7 @@ class EmbeddedCluster:
         _reap(place.data_dir)
         _check_disk(place.data_dir)
         _check_port(place.host, place.port)
-        settings = self._with_bucket()
+        settings = with_ledger_key(self._with_bucket(), place.ledger_key_path)
         assert settings.s3.bucket is not None
         ledger_url = settings.ledger.url or place.ledger_url
         self._say("ledger")

@@ -1,6 +1,7 @@
 """What both starts share, embedded and attached: the data directory, the ledger, the first key, the wait."""
 
 import asyncio
+import base64
 import fcntl
 import os
 import secrets
@@ -12,13 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from pydantic import SecretStr
+
 from rayhaul import keys
 from rayhaul.errors import ServiceError, Unavailable
-from rayhaul.ledger import connect, migrate
+from rayhaul.ledger import connect, migrate, resealing
 from rayhaul.ledger.base import Batch, Role, Viewer
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
+from rayhaul.ledger.sealing import KEY_BYTES, Sealer
 from rayhaul.ledger.store import open_ledger
-from rayhaul.settings import Settings
+from rayhaul.settings import LedgerSettings, Settings
 
 _READY_POLL_S = 0.05
 _PROBE_TIMEOUT_S = 5.0
@@ -70,10 +74,16 @@ def check_ledger(settings: Settings, ledger_url: str) -> None:
         engine.dispose()
     with suppress(Unavailable):
         migrate.check(ledger_url)
+        resealing.check(ledger_url, Sealer(settings.ledger.keys), writes=False)
 
 
 def prepare_ledger(settings: Settings, ledger_url: str) -> bool:
-    """Bring the ledger up to date; tell whether it knows any API key. Raises: ServiceError, Unavailable."""
+    """Bring the ledger up to date, and its secrets under the newest key; tell whether it knows any API key.
+
+    Nobody else may write to it meanwhile.
+
+    Raises: ServiceError, Unavailable.
+    """
 
     async def prepare() -> bool:
         ledger = open_ledger(settings.ledger, ledger_url)
@@ -82,7 +92,24 @@ def prepare_ledger(settings: Settings, ledger_url: str) -> bool:
         finally:
             await ledger.close()
 
-    return asyncio.run(prepare())
+    knows_keys = asyncio.run(prepare())
+    resealing.reseal(ledger_url, Sealer(settings.ledger.keys))
+    return knows_keys
+
+
+def with_ledger_key(settings: Settings, path: Path) -> Settings:
+    """Return the settings with a key for the ledger's secrets: those that are set, and the one that lies at `path`.
+
+    It is made where there is none at all. A key that was made here still opens what it sealed once another one is set.
+    """
+    keys = list(settings.ledger.keys)
+    if not keys and not path.exists():
+        write_private(path, base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode() + "\n")
+    texts = [base64.b64encode(key).decode() for key in keys]
+    if path.exists():
+        texts.append(path.read_text().strip())
+    ledger = LedgerSettings(**{**dict(settings.ledger), "secret_key": SecretStr(",".join(texts))})
+    return settings.model_copy(update={"ledger": ledger})
 
 
 def make_operator_key(settings: Settings, ledger_url: str, path: Path, why: str) -> None:

@@ -100,7 +100,7 @@ class _Transfer:
         self._control = control
         self._tries = tries
         self._single_put_bytes_max = settings.single_put_bytes_max
-        self._size_bytes_max = min(order.size_bytes_max or settings.size_bytes_max, settings.size_bytes_max)
+        self._size_bytes_max = settings.size_bytes_of(order.size_bytes_max)
         self._memory = memory
         self._held_bytes = 0
         #: Bytes of parts that were read, and so count as progress, but are not in the store yet.

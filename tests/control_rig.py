@@ -55,6 +55,7 @@ from rayhaul.settings import (
     LedgerSettings,
     LivenessSettings,
     QueueSettings,
+    QuotaSettings,
     ScalingSettings,
     Settings,
     TransferSettings,
@@ -103,6 +104,7 @@ def rig_settings(**groups: dict[str, Any]) -> Settings:
         "ledger": LedgerSettings,
         "liveness": LivenessSettings,
         "queue": QueueSettings,
+        "quota": QuotaSettings,
         "scaling": ScalingSettings,
         "transfer": TransferSettings,
     }
@@ -373,6 +375,7 @@ class Rig:
             key_prefix=self.settings.s3.prefix,
             rng=Random(1),
             meter=self.meter,
+            quota=self.settings.quota,
         )
         ledger: Any = self.seam
         return Scheduler(

@@ -160,6 +160,7 @@ def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Sc
         key_prefix=settings.s3.prefix,
         rng=Random(1),
         meter=Meter(),
+        quota=settings.quota,
     )
     scheduler = Scheduler(
         ledger=ledger,

@@ -11,7 +11,7 @@ Laws of this file:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -107,6 +107,15 @@ class ScalingRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """The bytes that count against a user's quota of a day. A user has one: the newest day's."""
+
+    user_id: str
+    day: date
+    bytes_used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one turn of the scheduler makes durable."""
 
@@ -132,6 +141,8 @@ class Batch:
     #: The priorities that are paused from now on; None: as before.
     paused: frozenset[Priority] | None = None
     scaling: Sequence[ScalingRecord] = ()
+    #: In the place of what stands there, by user.
+    usage: Sequence[UsageRecord] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -163,6 +174,8 @@ class LedgerState:
     dead_letters_count: int = 0
     #: Priorities whose jobs are not to be started.
     paused: frozenset[Priority] = frozenset()
+    #: Of all users, of whatever day.
+    usage: Sequence[UsageRecord] = ()
     #: Counts of all jobs ever by status, for the counters.
     totals: Mapping[JobStatus, int] = field(default_factory=dict)
 

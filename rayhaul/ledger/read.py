@@ -11,8 +11,18 @@ from rayhaul.errors import NotFound
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.ledger import rows, tables
-from rayhaul.ledger.base import ApiKey, IdempotencyRecord, JobFilter, LedgerState, OutboxRecord, ScalingRecord, Viewer
+from rayhaul.ledger.base import (
+    ApiKey,
+    IdempotencyRecord,
+    JobFilter,
+    LedgerState,
+    OutboxRecord,
+    ScalingRecord,
+    UsageRecord,
+    Viewer,
+)
 from rayhaul.ledger.connect import of_one_snapshot
+from rayhaul.ledger.sealing import PLAIN, Sealer
 
 #: Rows fetched at once where a result may be long: no second copy of it in memory.
 _PAGE_ROWS = 1000
@@ -28,16 +38,16 @@ def _visible(viewer: Viewer, owner: sa.Column[str]) -> sa.ColumnElement[bool]:
     return sa.true() if viewer.sees_all else owner == viewer.user_id
 
 
-def job(connection: sa.Connection, viewer: Viewer, job_id: str) -> Job:
+def job(connection: sa.Connection, viewer: Viewer, job_id: str, sealer: Sealer = PLAIN) -> Job:
     """Raises: NotFound."""
     query = sa.select(tables.jobs).where(_jobs.id == job_id, _visible(viewer, _jobs.user_id))
     row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound
-    return rows.job(row)
+    return rows.job(row, sealer)
 
 
-def jobs(connection: sa.Connection, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
+def jobs(connection: sa.Connection, viewer: Viewer, wanted: JobFilter, sealer: Sealer = PLAIN) -> Sequence[Job]:
     query = sa.select(tables.jobs)
     if wanted.tag is None:
         owner, job_id = _jobs.user_id, _jobs.id
@@ -57,7 +67,8 @@ def jobs(connection: sa.Connection, viewer: Viewer, wanted: JobFilter) -> Sequen
         query = query.where(sa.text(tables.DEAD_LETTERS))
     if wanted.before_id is not None:
         query = query.where(job_id < wanted.before_id)
-    return [rows.job(row) for row in connection.execute(query.order_by(job_id.desc()).limit(wanted.limit))]
+    query = query.order_by(job_id.desc()).limit(wanted.limit)
+    return [rows.job(row, sealer) for row in connection.execute(query)]
 
 
 def history(connection: sa.Connection, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
@@ -88,7 +99,7 @@ def leader_epoch(connection: sa.Connection) -> int | None:
     return connection.execute(query).scalar_one_or_none()
 
 
-def state(connection: sa.Connection) -> LedgerState:
+def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
     """Return all that a scheduler starts from, as of one moment."""
     connection = of_one_snapshot(connection)
     open_jobs = sa.select(tables.jobs).where(sa.text(tables.OPEN_JOBS)).order_by(_jobs.id)
@@ -96,13 +107,15 @@ def state(connection: sa.Connection) -> LedgerState:
     live = live.order_by(tables.upload_sessions.c.session_id)
     leases = sa.select(tables.leases).order_by(tables.leases.c.lease_id)
     dead = sa.select(sa.func.count()).select_from(tables.jobs).where(sa.text(tables.DEAD_LETTERS))
+    usage = sa.select(tables.usage).order_by(tables.usage.c.user_id)
     counted = sa.select(_jobs.status, sa.func.count()).group_by(_jobs.status)
     return LedgerState(
-        open_jobs=[rows.job(row) for row in _paged(connection, open_jobs)],
+        open_jobs=[rows.job(row, sealer) for row in _paged(connection, open_jobs)],
         leases=[rows.lease(row) for row in _paged(connection, leases)],
         sessions=[rows.session(row) for row in _paged(connection, live)],
         dead_letters_count=connection.execute(dead).scalar_one(),
         paused=frozenset(map(Priority, connection.execute(sa.select(tables.paused_priorities.c.priority)).scalars())),
+        usage=tuple(UsageRecord(**row) for row in connection.execute(usage).mappings()),
         totals={JobStatus(status): count for status, count in connection.execute(counted)},
     )
 
@@ -129,14 +142,14 @@ def spent(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> Mapping
     return found
 
 
-def outbox(connection: sa.Connection, due: datetime, limit: int) -> Sequence[OutboxRecord]:
+def outbox(connection: sa.Connection, due: datetime, limit: int, sealer: Sealer = PLAIN) -> Sequence[OutboxRecord]:
     """Return those that wait longest first: since they were made, or since their postponed delivery is due."""
     connection = of_one_snapshot(connection)
     columns = tables.outbox.c
     query = sa.select(tables.outbox).order_by(columns.next_attempt_at, columns.outbox_id).limit(limit)
     # Two walks along one index. In one query, `OR` would cost the order.
     found = [
-        rows.outbox(row)
+        rows.outbox(row, sealer)
         for condition in (columns.next_attempt_at.is_(None), columns.next_attempt_at <= due)
         for row in connection.execute(query.where(condition))
     ]

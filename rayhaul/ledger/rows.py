@@ -11,7 +11,9 @@ from typing import Any
 from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
+from rayhaul.ledger import sealing
 from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role, Scope
+from rayhaul.ledger.sealing import Sealer
 
 Values = dict[str, Any]
 
@@ -56,7 +58,7 @@ def _spec(document: Mapping[str, Any], priority: str, tags: Mapping[str, str]) -
     )
 
 
-def _metadata_document(metadata: Metadata) -> Values:
+def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Values:
     return {
         "size_bytes": metadata.size_bytes,
         "content_type": metadata.content_type,
@@ -64,9 +66,14 @@ def _metadata_document(metadata: Metadata) -> Values:
         "last_modified": metadata.last_modified,
         "rangeable": metadata.rangeable,
         "filename": metadata.filename,
-        "final_url": metadata.final_url,
+        # Where a redirect led: often a link that was signed for us.
+        "final_url": sealer.seal(metadata.final_url, f"final URL of {job_id}"),
         "fetch_ms": metadata.fetch_ms,
     }
+
+
+def _metadata(document: Mapping[str, Any], job_id: str, sealer: Sealer) -> Metadata:
+    return Metadata(**{**document, "final_url": sealer.open(document["final_url"], f"final URL of {job_id}")})
 
 
 def _result_document(result: JobResult) -> Values:
@@ -101,7 +108,7 @@ def _failure(document: Mapping[str, Any]) -> Failure:
     )
 
 
-def job_asked(job: Job) -> Values:
+def job_asked(job: Job, sealer: Sealer) -> Values:
     """Return the columns that never change."""
     return {
         "id": job.id,
@@ -110,17 +117,17 @@ def job_asked(job: Job) -> Values:
         "traceparent": job.traceparent,
         "priority": job.spec.priority,
         "tags": dict(job.spec.tags),
-        "spec": _spec_document(job.spec),
+        "spec": sealing.seal_spec(_spec_document(job.spec), job.id, sealer),
         "created_at": job.created_at,
     }
 
 
-def job_state(job: Job) -> Values:
+def job_state(job: Job, sealer: Sealer) -> Values:
     """Return the columns that change, the version included."""
     return {
         "status": job.status,
         "key": job.key,
-        "metadata": None if job.metadata is None else _metadata_document(job.metadata),
+        "metadata": None if job.metadata is None else _metadata_document(job.metadata, job.id, sealer),
         "result": None if job.result is None else _result_document(job.result),
         "error": None if job.error is None else _failure_document(job.error),
         "attempt": job.attempt,
@@ -135,17 +142,18 @@ def job_state(job: Job) -> Values:
     }
 
 
-def job(row: Any) -> Job:
+def job(row: Any, sealer: Sealer) -> Job:
+    """Raises: SealBroken."""
     return Job(
         id=row.id,
         user_id=row.user_id,
         correlation_id=row.correlation_id,
-        spec=_spec(row.spec, row.priority, row.tags),
+        spec=_spec(sealing.open_spec(row.spec, row.id, sealer), row.priority, row.tags),
         created_at=row.created_at,
         status=JobStatus(row.status),
         key=row.key,
         traceparent=row.traceparent,
-        metadata=None if row.metadata is None else Metadata(**row.metadata),
+        metadata=None if row.metadata is None else _metadata(row.metadata, row.id, sealer),
         result=None if row.result is None else JobResult(**row.result),
         error=None if row.error is None else _failure(row.error),
         attempt=row.attempt,
@@ -280,12 +288,12 @@ def idempotency(row: Any) -> IdempotencyRecord:
     )
 
 
-def outbox_values(record: OutboxRecord) -> Values:
+def outbox_values(record: OutboxRecord, sealer: Sealer) -> Values:
     return {
         "outbox_id": record.outbox_id,
         "job_id": record.job_id,
         "user_id": record.user_id,
-        "url": record.url,
+        "url": sealer.seal(record.url, f"message {record.outbox_id}"),
         "event": record.event,
         "payload": dict(record.payload),
         "created_at": record.created_at,
@@ -294,12 +302,13 @@ def outbox_values(record: OutboxRecord) -> Values:
     }
 
 
-def outbox(row: Any) -> OutboxRecord:
+def outbox(row: Any, sealer: Sealer) -> OutboxRecord:
+    """Raises: SealBroken."""
     return OutboxRecord(
         outbox_id=row.outbox_id,
         job_id=row.job_id,
         user_id=row.user_id,
-        url=row.url,
+        url=sealer.open(row.url, f"message {row.outbox_id}"),
         event=row.event,
         payload=row.payload,
         created_at=row.created_at,

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from rayhaul.errors import Unavailable
 from rayhaul.job import EventRecord, Job
 from rayhaul.lease import PartDone, UploadSession
-from rayhaul.ledger import connect, migrate, read, write
+from rayhaul.ledger import connect, migrate, read, resealing, write
 from rayhaul.ledger.base import (
     ApiKey,
     Batch,
@@ -34,6 +34,7 @@ from rayhaul.ledger.base import (
 )
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.news import News
+from rayhaul.ledger.sealing import Sealer
 from rayhaul.settings import LedgerSettings
 
 #: Calls that may wait for a thread. Beyond it they are refused: who waits behind so many has given up long before.
@@ -47,14 +48,16 @@ Begin = Callable[[sa.Connection], AbstractContextManager[object]]
 def open_ledger(settings: LedgerSettings, url: str, *, read_only: bool = False) -> "SqlLedger":
     """Return the ledger at `url`, brought up to date first unless it is only to be read.
 
-    Raises: ServiceError where the URL is no good or the ledger was written by a newer Rayhaul; Unavailable where the
-    database can not be reached, or is only to be read and not there yet.
+    Raises: ServiceError where the URL is no good, the ledger was written by a newer Rayhaul, or a key that it is sealed
+    with is not configured; Unavailable where the database can not be reached, or is only to be read and not there yet.
     """
+    sealer = Sealer(settings.keys)
     if read_only:
         migrate.check(url)
     else:
         migrate.upgrade(url)
-    return SqlLedger(connect.parse_url(url), settings, read_only=read_only)
+    resealing.check(url, sealer, writes=not read_only)
+    return SqlLedger(connect.parse_url(url), settings, sealer, read_only=read_only)
 
 
 class _Lane:
@@ -111,7 +114,8 @@ class _Lane:
 class SqlLedger(Ledger):
     """The ledger on a database; made by `open_ledger`."""
 
-    def __init__(self, url: sa.URL, settings: LedgerSettings, *, read_only: bool) -> None:
+    def __init__(self, url: sa.URL, settings: LedgerSettings, sealer: Sealer, *, read_only: bool) -> None:
+        self._sealer = sealer
         engine = connect.readers(url, settings)
         # A query begins its transaction itself, and may say first which kind it needs.
         self._readers = _Lane(engine, lambda _: nullcontext(), threads=settings.pool_max, name="ledger-read")
@@ -120,7 +124,7 @@ class SqlLedger(Ledger):
         if not read_only:
             engine = connect.writer(url, settings)
             self._writer = _Lane(engine, sa.Connection.begin, threads=1, name="ledger-write")
-            self._writes = write.Writes(engine.dialect)
+            self._writes = write.Writes(engine.dialect, self._sealer)
 
     async def commit(self, batch: Batch) -> None:
         if not batch.is_empty:
@@ -133,10 +137,10 @@ class SqlLedger(Ledger):
         await self._readers.call(lambda connection: write.confirm(connection, leader_epoch))
 
     async def job(self, viewer: Viewer, job_id: str) -> Job:
-        return await self._readers.call(lambda connection: read.job(connection, viewer, job_id))
+        return await self._readers.call(lambda connection: read.job(connection, viewer, job_id, self._sealer))
 
     async def jobs(self, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
-        return await self._readers.call(lambda connection: read.jobs(connection, viewer, wanted))
+        return await self._readers.call(lambda connection: read.jobs(connection, viewer, wanted, self._sealer))
 
     async def history(self, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
         return await self._readers.call(lambda connection: read.history(connection, viewer, job_id))
@@ -153,7 +157,7 @@ class SqlLedger(Ledger):
         await self._news.wait(seq, timeout_s)
 
     async def state(self) -> LedgerState:
-        return await self._readers.call(read.state)
+        return await self._readers.call(lambda connection: read.state(connection, self._sealer))
 
     async def session(self, session_id: str) -> UploadSession | None:
         return await self._readers.call(lambda connection: read.session(connection, session_id))
@@ -168,7 +172,7 @@ class SqlLedger(Ledger):
         return await self._write(lambda connection: write.forget_spent(connection, before))
 
     async def outbox(self, due: datetime, limit: int) -> Sequence[OutboxRecord]:
-        return await self._readers.call(lambda connection: read.outbox(connection, due, limit))
+        return await self._readers.call(lambda connection: read.outbox(connection, due, limit, self._sealer))
 
     async def postpone_outbox(self, records: Sequence[OutboxRecord]) -> None:
         await self._write(lambda connection: self._writes.postpone_outbox(connection, records))

@@ -6,7 +6,7 @@ Laws of this file:
 3. An index stands here for a query in read.py, and says which. The migrations repeat all of this by hand.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +28,19 @@ class Moment(sa.types.TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
         return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+
+
+class Day(sa.types.TypeDecorator[date]):
+    """A day, kept as its number since 1970."""
+
+    impl = sa.Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: date | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else (value - _EPOCH.date()).days
+
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> date | None:  # noqa: ARG002
+        return None if value is None else _EPOCH.date() + timedelta(days=value)
 
 
 class Unsigned64(sa.types.TypeDecorator[int]):
@@ -236,6 +249,21 @@ outbox = sa.Table(
     sa.Column("next_attempt_at", Moment),
     # What is due: the new ones in their order, the postponed ones by time.
     sa.Index("outbox_by_due", "next_attempt_at", "outbox_id"),
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("user_id", sa.Text, sa.ForeignKey("users.user_id"), primary_key=True),
+    sa.Column("day", Day, nullable=False),
+    sa.Column("bytes_used", sa.BigInteger, nullable=False),
+)
+
+#: The ids of the keys that something in this ledger may be sealed with; `none` where something may be unsealed.
+seals = sa.Table(
+    "seals",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
 )
 
 #: The only row of `leadership`.

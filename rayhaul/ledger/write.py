@@ -16,6 +16,7 @@ from rayhaul.job import Job
 from rayhaul.ledger import read, rows, tables
 from rayhaul.ledger.base import ApiKey, Batch, Deposed, LedgerConflict, OutboxRecord
 from rayhaul.ledger.connect import NEWS_CHANNEL
+from rayhaul.ledger.sealing import Sealer
 
 Row = Mapping[str, Any]
 
@@ -45,7 +46,9 @@ class Statement:
 class Writes:
     """All the statements of a commit, for one kind of database."""
 
-    def __init__(self, dialect: sa.Dialect) -> None:
+    def __init__(self, dialect: sa.Dialect, sealer: Sealer) -> None:
+        self._sealer = sealer
+
         def insert(table: sa.Table, *generated: str) -> Statement:
             names = [column.name for column in table.columns if column.name not in generated]
             # inline: no RETURNING of generated columns.
@@ -83,6 +86,7 @@ class Writes:
         self.keys_used = Statement(_note_use(), dialect)
         self.scaling = insert(tables.scaling_decisions, "seq")
         self.paused = insert(tables.paused_priorities)
+        self.usage = upsert(tables.usage)
         self._tell = dialect.name == "postgresql"
 
     def write(self, connection: sa.Connection, batch: Batch) -> None:
@@ -92,12 +96,16 @@ class Writes:
         """
         if batch.leader_epoch is not None:
             confirm(connection, batch.leader_epoch)
+        sealer = self._sealer
         # Owners first: other rows refer to them.
         self.users.run(connection, _users(batch))
-        self.jobs_new.run(connection, [{**rows.job_asked(job), **rows.job_state(job)} for job in batch.jobs_new])
+        self.jobs_new.run(
+            connection, [{**rows.job_asked(job, sealer), **rows.job_state(job, sealer)} for job in batch.jobs_new]
+        )
         self.tags.run(connection, [row for job in batch.jobs_new for row in _tags(job)])
         changes = [
-            {**rows.job_state(job), "job_id": job.id, "version_before": job.version - 1} for job in batch.jobs_changed
+            {**rows.job_state(job, sealer), "job_id": job.id, "version_before": job.version - 1}
+            for job in batch.jobs_changed
         ]
         if self.jobs_changed.run(connection, changes) != len(changes):
             raise LedgerConflict
@@ -107,11 +115,12 @@ class Writes:
         self.leases_ended.run(connection, [{"ended_id": lease_id} for lease_id in batch.leases_ended])
         self.events.run(connection, [rows.event_values(event) for event in batch.events])
         self.idempotency.run(connection, [rows.idempotency_values(record) for record in batch.idempotency])
-        self.outbox.run(connection, [rows.outbox_values(record) for record in batch.outbox])
+        self.outbox.run(connection, [rows.outbox_values(record, sealer) for record in batch.outbox])
         self.keys.run(connection, [rows.key_values(key) for key in batch.keys])
         used = [{"used_id": key_id, "used_at": used_at} for key_id, used_at in batch.keys_used.items()]
         self.keys_used.run(connection, used)
         self.scaling.run(connection, [asdict(record) for record in batch.scaling])
+        self.usage.run(connection, [asdict(record) for record in batch.usage])
         if batch.paused is not None:
             connection.execute(sa.delete(tables.paused_priorities))
             self.paused.run(connection, [{"priority": priority} for priority in sorted(batch.paused)])
@@ -119,7 +128,7 @@ class Writes:
             connection.exec_driver_sql(_TELL)
 
     def postpone_outbox(self, connection: sa.Connection, records: Sequence[OutboxRecord]) -> None:
-        due = [{**rows.outbox_values(record), "postponed_id": record.outbox_id} for record in records]
+        due = [{**rows.outbox_values(record, self._sealer), "postponed_id": record.outbox_id} for record in records]
         self.outbox_postponed.run(connection, due)
 
 

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from drill_table import Audit
 from origin import content_sha256
+from pydantic import SecretStr
 
 from rayhaul.errors import Unavailable
 from rayhaul.job import FINAL, EventRecord, Job, JobStatus
@@ -46,12 +47,18 @@ class Content:
         return _expected_sha256(self.seed, self.size_bytes)
 
 
+def _settings_for(url: str) -> LedgerSettings:
+    """Return settings with the key that a cluster on one machine made beside its ledger."""
+    path = Path(url.removeprefix("sqlite:///")).with_name("ledger-key")
+    return LedgerSettings(secret_key=SecretStr(path.read_text().strip()) if path.exists() else None)
+
+
 class Books:
     """The ledger, read by its own code with a connection that cannot write."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner()
-        self._ledger = open_ledger(LedgerSettings(), url, read_only=True)
+        self._ledger = open_ledger(_settings_for(url), url, read_only=True)
 
     def __enter__(self) -> Self:
         return self

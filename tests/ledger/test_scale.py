@@ -18,6 +18,7 @@ from rayhaul.job import Job, JobEvent, JobSpec, JobStatus
 from rayhaul.lease import SessionState
 from rayhaul.ledger import connect, migrate, read, write
 from rayhaul.ledger.base import Batch, JobFilter, Viewer
+from rayhaul.ledger.sealing import PLAIN
 from rayhaul.settings import LedgerSettings
 
 _JOBS = 100_000
@@ -137,7 +138,7 @@ def loaded(
         url = request.getfixturevalue("databases").create()
     migrate.upgrade(url)
     engine = connect.writer(connect.parse_url(url), LedgerSettings())
-    writes = write.Writes(engine.dialect)
+    writes = write.Writes(engine.dialect, PLAIN)
     for batch in batches:
         with engine.begin() as connection:
             writes.write(connection, batch)
@@ -188,8 +189,8 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
     "the last event": (read.last_seq, ["job_events_pkey|SEARCH job_events"]),
     "messages that are due": (lambda c: read.outbox(c, NOW, 100), ["outbox_by_due"] * 2),
     "all messages": (lambda c: read.outbox(c, NOW + timedelta(hours=2), 100), ["outbox_by_due"] * 2),
-    # Leases and paused priorities are few, and taken all. The count of all jobs looks at all jobs: once in a start.
-    "the scheduler's start": (read.state, ["jobs_open", "", "upload_sessions_live", "jobs_dead", "", ""]),
+    # Leases, paused priorities and usages are few, and taken all. The count looks at all jobs: once in a start.
+    "the scheduler's start": (read.state, ["jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", ""]),
     "old idempotency keys": (lambda c: write.forget_spent(c, NOW), ["idempotency_keys_by_age"]),
 }
 

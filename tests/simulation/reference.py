@@ -26,6 +26,7 @@ from rayhaul.ledger.base import (
     LedgerState,
     OutboxRecord,
     ScalingRecord,
+    UsageRecord,
     Viewer,
 )
 
@@ -67,6 +68,7 @@ class Rows:
     outbox: dict[str, OutboxRecord] = field(default_factory=dict)
     keys: dict[str, ApiKey] = field(default_factory=dict)
     scaling: list[ScalingRecord] = field(default_factory=list)
+    usage: dict[str, UsageRecord] = field(default_factory=dict)
     paused: frozenset[Priority] = frozenset()
     dead_letters_count: int = 0
     leader_epoch: int = 0
@@ -141,6 +143,7 @@ class ReferenceLedger(Ledger):
         rows.outbox.update({record.outbox_id: record for record in batch.outbox})
         rows.keys.update({key.key_id: key for key in batch.keys})
         rows.scaling += batch.scaling
+        rows.usage.update({record.user_id: record for record in batch.usage})
         rows.paused = rows.paused if batch.paused is None else batch.paused
 
     def _apply_jobs(self, batch: Batch) -> None:
@@ -332,6 +335,7 @@ class ReferenceLedger(Ledger):
             sessions=[rows.live_sessions[session_id] for session_id in sorted(rows.live_sessions)],
             dead_letters_count=rows.dead_letters_count,
             paused=rows.paused,
+            usage=tuple(rows.usage[user_id] for user_id in sorted(rows.usage)),
             totals=Counter(job.status for job in rows.jobs.values()),
         )
 

@@ -180,6 +180,7 @@ class World:
             key_prefix="",
             rng=Random(self.rng.random()),
             meter=Meter(),
+            quota=self.settings.quota,
         )
         seat = Seat(cast("Scheduler", None), self.schedulers)
         seat.scheduler = self.setup.scheduler(
