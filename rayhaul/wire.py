@@ -35,11 +35,17 @@ class _Response(BaseModel):
     )
 
 
+#: What a generator of clients or tests should know of a URL; the rest is the guard's to say.
+_URI: dict[str, Any] = {"format": "uri"}
+
+
 class JobRequest(_Request):
     """A job, asked for: only `url` is needed."""
 
-    url: str = Field(min_length=1, max_length=8192, examples=["https://files.example/data.tar"])
-    mirrors: list[Annotated[str, Field(min_length=1, max_length=8192)]] = Field(default=[], max_length=16)
+    url: str = Field(
+        min_length=1, max_length=8192, examples=["https://files.example/data.tar"], json_schema_extra=_URI
+    )
+    mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=_URI)]] = Field(default=[], max_length=16)
     key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")
     filename: str | None = Field(None, min_length=1, max_length=255)
     headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")

@@ -167,7 +167,7 @@ async def job_history(request: Request, caller: Caller, job_id: PathId) -> Respo
     responses={
         200: {"model": DownloadLink, "description": "With `json=1`: the link."},
         307: {"description": "To a link that holds for a short time."},
-        **problems_of(401, 404, 409, 503),
+        **problems_of(401, 404, 409, 422, 503),
     },
 )
 async def download_job(

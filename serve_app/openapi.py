@@ -73,7 +73,7 @@ def event_stream() -> Responses:
     return {
         200: {
             "description": "Server-sent events; `data:` is an EventView. `Last-Event-ID` resumes.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "x-event-data": _ref(EventView)}},
+            "content": {"text/event-stream": {"x-event-data": _ref(EventView)}},
         },
         204: {"description": "The job is final and `Last-Event-ID` is its last event."},
     }
