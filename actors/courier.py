@@ -19,7 +19,7 @@ from typing import Protocol
 from actors.mailbag import BEHIND_MAX, Mailbag, receiver_of
 from rayhaul.errors import RayhaulError
 from rayhaul.job import utc
-from rayhaul.ledger.base import OutboxRecord
+from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
 from rayhaul.log import bind
 from rayhaul.metrics import TICK_ERRORS, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, WEBHOOKS_HELD, Meter
 from rayhaul.policy.webhook import Outcome, Result, next_try
@@ -54,6 +54,8 @@ class Messages(Protocol):
 
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int: ...
 
+    async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None: ...
+
 
 class Courier:
     def __init__(
@@ -77,6 +79,8 @@ class Courier:
         self._bag = Mailbag(under_way_max=settings.concurrency_max)
         self._deliveries = asyncio.TaskGroup()
         self._under_way: set[asyncio.Task[None]] = set()
+        #: What became of deliveries, until the ledger knows.
+        self._tried: list[DeliveryRecord] = []
         self._wake = asyncio.Event()
         self._stopping = False
         self._ledger_works = True
@@ -165,6 +169,10 @@ class Courier:
         if news.ended:
             await self._ledger.forget_outbox(news.ended)
         self._bag.settle(news)
+        if self._tried:
+            told = list(self._tried)
+            await self._ledger.note_deliveries(told)
+            del self._tried[: len(told)]
 
     def _fill(self) -> None:
         while self._ledger_works and not self._stopping and (record := self._bag.start()) is not None:
@@ -206,11 +214,13 @@ class Courier:
         to = receiver_of(record.url)
         if outcome.result is Result.DELIVERED:
             self._bag.end(record)
+            self._note(record, outcome, took_s, again_at=None)
             log.info("webhook %s told to %s", record.event, to, extra=about)
             return
         attempts_max = self._settings.attempts_max
         now = utc(self._clock())
         again_at = next_try(outcome, attempts=attempts, attempts_max=attempts_max, now=now, rng=self._rng)
+        self._note(record, outcome, took_s, again_at=again_at)
         said = outcome.why or f"it answered {outcome.status}"
         if again_at is None:
             self._bag.end(record)
@@ -219,3 +229,20 @@ class Courier:
         else:
             self._bag.put_off(record, again_at)
             log.info("webhook %s to %s not told, again at %s: %s", record.event, to, again_at, said, extra=about)
+
+    def _note(self, record: OutboxRecord, outcome: Outcome, took_s: float, *, again_at: datetime | None) -> None:
+        self._tried.append(
+            DeliveryRecord(
+                ts=utc(self._clock()),
+                message_id=record.outbox_id,
+                job_id=record.job_id,
+                user_id=record.user_id,
+                event=record.event,
+                receiver=receiver_of(record.url),
+                attempt=record.attempts + 1,
+                result=outcome.result,
+                status=outcome.status,
+                duration_ms=round(took_s * 1000),
+                next_attempt_at=again_at,
+            )
+        )

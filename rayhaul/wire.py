@@ -42,10 +42,10 @@ _URI: dict[str, Any] = {"format": "uri"}
 class JobRequest(_Request):
     """A job, asked for: only `url` is needed."""
 
-    url: str = Field(
-        min_length=1, max_length=8192, examples=["https://files.example/data.tar"], json_schema_extra=_URI
+    url: str = Field(min_length=1, max_length=8192, examples=["https://files.example/data.tar"], json_schema_extra=_URI)
+    mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=_URI)]] = Field(
+        default=[], max_length=16
     )
-    mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=_URI)]] = Field(default=[], max_length=16)
     key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")
     filename: str | None = Field(None, min_length=1, max_length=255)
     headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")
@@ -286,6 +286,46 @@ class SessionReport(_Response):
     user_id: str
     role: str
     scopes: list[str]
+
+
+class DeliveryView(_Response):
+    """One try to deliver a webhook message."""
+
+    seq: int
+    ts: Timestamp
+    #: The `webhook-id` header.
+    message_id: str
+    job_id: str
+    event: str
+    #: Host and port.
+    receiver: str
+    attempt: int
+    result: str
+    #: Null where there was no answer.
+    status: int | None
+    duration_ms: int
+    #: Null where it is not tried again.
+    next_attempt_at: Timestamp | None
+
+
+class DeliveryPage(_Response):
+    deliveries: list[DeliveryView]
+    next_cursor: str | None
+
+
+class WebhookTestRequest(_Request):
+    url: str = Field(min_length=1, max_length=8192, examples=["https://hooks.example/rayhaul"], json_schema_extra=_URI)
+
+
+class WebhookTestReport(_Response):
+    """What became of a test message."""
+
+    message_id: str
+    result: str
+    #: Null where there was no answer.
+    status: int | None
+    duration_ms: int
+    signed: bool
 
 
 class KeyRequest(_Request):

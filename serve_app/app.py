@@ -11,7 +11,7 @@ from actors.ports import ControlPlane
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
-from serve_app import agents, dlq, events, jobs, keys, openapi, operations, pages, problems, session
+from serve_app import agents, dlq, events, jobs, keys, openapi, operations, pages, problems, session, webhooks
 from serve_app.auth import Keyring
 from serve_app.context import Context
 from serve_app.feed import Feed
@@ -49,7 +49,7 @@ def create_app(
         # Ours are the metrics and the log lines; the framework's would show what a caller sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    for room in (jobs, events, dlq, agents, operations, keys, session, pages):
+    for room in (jobs, events, dlq, agents, operations, webhooks, keys, session, pages):
         app.include_router(room.routes)
     problems.install(app)
     app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max)

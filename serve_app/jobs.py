@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -14,10 +12,9 @@ from pydantic import BaseModel, BeforeValidator, FailFast, Field
 from starlette.responses import RedirectResponse, Response
 
 from actors.ports import Accepted, Command, Submission
-from rayhaul.errors import Conflict, EgressDenied, InvalidRequest, Unavailable
+from rayhaul.errors import Conflict, Unavailable
 from rayhaul.job import Job, JobSpec, JobStatus
 from rayhaul.ledger.base import JobFilter, Viewer
-from rayhaul.metrics import EGRESS_DENIED
 from rayhaul.policy.admission import InvalidField, admit
 from rayhaul.wire import BatchAccepted, BatchRequest, DownloadLink, EventPage, JobPage, JobRef, JobRequest, JobView
 from serve_app.auth import Caller, Operator
@@ -25,9 +22,9 @@ from serve_app.bodies import VALUES_MAX, parsed
 from serve_app.openapi import header, json_body, problems_of
 from serve_app.paging import PAGE_JOBS_MAX, Cursor
 from serve_app.replica import PathId, Replica, replica_of
+from serve_app.urls import check_url, counting_denials
 from serve_app.views import MOVING, event_view, job_view, reply
 from serve_app.visit import visit_of
-from tasks.guard import Denied
 
 routes = APIRouter(tags=["jobs"])
 
@@ -61,7 +58,7 @@ async def create_job(request: Request, caller: Caller) -> Response:
     """Ask for one job. It is on disk when this answers."""
     replica = replica_of(request)
     asked = await parsed(request, JobRequest)
-    with _counting_denials(replica):
+    with counting_denials(replica):
         spec = _admitted(asked, replica)
     submission = _submission(request, caller, (spec,), asked)
     accepted = await replica.finish(replica.plane.submit(submission))
@@ -87,7 +84,7 @@ async def create_batch(request: Request, caller: Caller) -> Response:
     )
     if len(asked.jobs) > most:
         raise InvalidField("jobs", f"a batch has at most {most} jobs")
-    with _counting_denials(replica):
+    with counting_denials(replica):
         # Thousands of URLs take a while: not on the event loop.
         submission = await asyncio.to_thread(_batch_submission, request, caller, asked, replica)
     accepted = await replica.finish(replica.plane.submit(submission))
@@ -203,34 +200,8 @@ def _admitted(asked: JobRequest, replica: Replica, place: str = "") -> JobSpec:
     mirrors = [(f"mirrors.{index}", url) for index, url in enumerate(spec.mirrors)]
     for name, url in [("url", spec.url), *mirrors, ("webhook", spec.webhook), ("refreshWebhook", spec.refresh_webhook)]:
         if url is not None:
-            _check_url(replica, f"{place}{name}", url)
+            check_url(replica, f"{place}{name}", url)
     return spec
-
-
-def _check_url(replica: Replica, field: str, url: str) -> None:
-    try:
-        replica.guard.check_url(url)
-    except InvalidRequest as err:
-        raise InvalidField(field, err.message) from None
-    except Denied as err:
-        raise _DeniedField(field, err) from None
-
-
-class _DeniedField(EgressDenied):
-    """A URL of the request leads where nobody may fetch."""
-
-    def __init__(self, field: str, denied: Denied) -> None:
-        super().__init__(f"{field}: {denied.message}")
-        self.reason = denied.reason
-
-
-@contextmanager
-def _counting_denials(replica: Replica) -> Iterator[None]:
-    try:
-        yield
-    except _DeniedField as err:
-        replica.meter.inc(EGRESS_DENIED, err.reason)
-        raise
 
 
 def _batch_submission(request: Request, caller: Viewer, asked: _Batch, replica: Replica) -> Submission:

@@ -17,6 +17,7 @@ from rayhaul.wire import (
     RotateRequest,
     SessionRequest,
     StopRequest,
+    WebhookTestRequest,
 )
 
 DESCRIPTION = """\
@@ -39,6 +40,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     RotateRequest,
     SessionRequest,
     StopRequest,
+    WebhookTestRequest,
 )
 
 _REASONS = {

@@ -38,6 +38,7 @@ from rayhaul.wire import (
     CapacityView,
     DeadLetterPage,
     DeadLetterView,
+    DeliveryPage,
     DownloadLink,
     EventPage,
     EventView,
@@ -53,6 +54,8 @@ from rayhaul.wire import (
     QueueReport,
     RotateRequest,
     StopRequest,
+    WebhookTestReport,
+    WebhookTestRequest,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -323,6 +326,17 @@ class AsyncClient:
     async def drain(self, agent: str) -> CapacityView:
         """Let an agent finish what it holds and exit; a second time changes nothing. For operators."""
         return self._read(CapacityView, await self._http.request("POST", _agent_path(agent, "drain")))
+
+    async def deliveries(
+        self, *, job_id: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> DeliveryPage:
+        """Return what became of webhook messages, newest first; of one job or of all that the caller may see."""
+        params = _params(jobId=job_id, limit=limit, cursor=cursor)
+        return self._read(DeliveryPage, await self._http.request("GET", "/webhooks/deliveries", params=params))
+
+    async def try_webhook(self, url: str) -> WebhookTestReport:
+        """Have a test message sent to a receiver, once; return what came back."""
+        return self._read(WebhookTestReport, await self._post("/webhooks/test", WebhookTestRequest, url=url))
 
     async def create_key(
         self,

@@ -191,6 +191,8 @@ class Client:
     agent_status = _blocking(AsyncClient.agent_status)
     stop_job = _blocking(AsyncClient.stop_job)
     drain = _blocking(AsyncClient.drain)
+    deliveries = _blocking(AsyncClient.deliveries)
+    try_webhook = _blocking(AsyncClient.try_webhook)
     create_key = _blocking(AsyncClient.create_key)
     rotate_key = _blocking(AsyncClient.rotate_key)
     keys = _blocking(AsyncClient.keys)

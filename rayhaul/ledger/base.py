@@ -93,6 +93,30 @@ class OutboxRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRecord:
+    """One try to deliver a webhook message, and what became of it."""
+
+    #: Given by the ledger; grows with time.
+    seq: int | None = None
+    ts: datetime
+    message_id: str
+    job_id: str
+    user_id: str
+    event: str
+    #: Host and port: the rest of a webhook's URL is often its secret.
+    receiver: str
+    #: From 1.
+    attempt: int
+    #: A word of rayhaul.policy.webhook.Result.
+    result: str
+    #: None where there was no answer.
+    status: int | None
+    duration_ms: int
+    #: None where it is not tried again.
+    next_attempt_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingRecord:
     """A decision about the number of agents, with what it was made from."""
 
@@ -266,6 +290,16 @@ class Ledger(Protocol):
 
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
         """Delete messages that were delivered or given up; return how many."""
+        ...
+
+    async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
+        """Keep what became of deliveries, and forget those of long ago."""
+        ...
+
+    async def deliveries(
+        self, viewer: Viewer, *, job_id: str | None = None, before_seq: int | None = None, limit: int = 50
+    ) -> Sequence[DeliveryRecord]:
+        """Return deliveries that were tried, newest first; of one job or of all the viewer may see."""
         ...
 
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:

@@ -13,6 +13,7 @@ from rayhaul.lease import PartDone, UploadSession
 from rayhaul.ledger import rows, tables
 from rayhaul.ledger.base import (
     ApiKey,
+    DeliveryRecord,
     IdempotencyRecord,
     JobFilter,
     LedgerState,
@@ -155,6 +156,19 @@ def outbox(connection: sa.Connection, due: datetime, limit: int, sealer: Sealer 
     ]
     found.sort(key=lambda record: (record.next_attempt_at or record.created_at, record.outbox_id))
     return found[:limit]
+
+
+def deliveries(
+    connection: sa.Connection, viewer: Viewer, job_id: str | None, before_seq: int | None, limit: int
+) -> Sequence[DeliveryRecord]:
+    columns = tables.webhook_deliveries.c
+    query = sa.select(tables.webhook_deliveries).where(_visible(viewer, columns.user_id))
+    if job_id is not None:
+        query = query.where(columns.job_id == job_id)
+    if before_seq is not None:
+        query = query.where(columns.seq < before_seq)
+    found = connection.execute(query.order_by(columns.seq.desc()).limit(limit))
+    return [DeliveryRecord(**row) for row in found.mappings()]
 
 
 def scaling(connection: sa.Connection, limit: int) -> Sequence[ScalingRecord]:

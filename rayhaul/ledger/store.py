@@ -24,6 +24,7 @@ from rayhaul.ledger import connect, migrate, read, resealing, write
 from rayhaul.ledger.base import (
     ApiKey,
     Batch,
+    DeliveryRecord,
     IdempotencyRecord,
     JobFilter,
     Ledger,
@@ -179,6 +180,16 @@ class SqlLedger(Ledger):
 
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
         return await self._write(lambda connection: write.forget_outbox(connection, outbox_ids))
+
+    async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
+        await self._write(lambda connection: self._writes.note_deliveries(connection, records))
+
+    async def deliveries(
+        self, viewer: Viewer, *, job_id: str | None = None, before_seq: int | None = None, limit: int = 50
+    ) -> Sequence[DeliveryRecord]:
+        return await self._readers.call(
+            lambda connection: read.deliveries(connection, viewer, job_id, before_seq, limit)
+        )
 
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
         return await self._readers.call(lambda connection: read.scaling(connection, limit))

@@ -266,6 +266,28 @@ seals = sa.Table(
     sa.Column("key_id", sa.Text, primary_key=True),
 )
 
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+    sa.Column("ts", Moment, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("duration_ms", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", Moment),
+    # A user's deliveries, a job's, and those of long ago.
+    sa.Index("webhook_deliveries_by_user", "user_id", "seq"),
+    sa.Index("webhook_deliveries_by_job", "job_id", "seq"),
+    sa.Index("webhook_deliveries_by_age", "ts"),
+    sqlite_autoincrement=True,
+)
+
 #: The only row of `leadership`.
 SCHEDULER = "scheduler"
 

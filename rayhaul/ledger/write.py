@@ -6,7 +6,7 @@ what its own executemany costs (measured for 1,000 updates and events: 38 ms of 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,11 +14,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rayhaul.job import Job
 from rayhaul.ledger import read, rows, tables
-from rayhaul.ledger.base import ApiKey, Batch, Deposed, LedgerConflict, OutboxRecord
+from rayhaul.ledger.base import ApiKey, Batch, DeliveryRecord, Deposed, LedgerConflict, OutboxRecord
 from rayhaul.ledger.connect import NEWS_CHANNEL
 from rayhaul.ledger.sealing import Sealer
 
 Row = Mapping[str, Any]
+
+#: What became of a delivery is shown for so long.
+DELIVERIES_KEPT = timedelta(days=30)
 
 
 class Statement:
@@ -84,6 +87,7 @@ class Writes:
         self.outbox_postponed = Statement(postpone, dialect)
         self.keys = Statement(_put_key(dialect), dialect)
         self.keys_used = Statement(_note_use(), dialect)
+        self.deliveries = insert(tables.webhook_deliveries, "seq")
         self.scaling = insert(tables.scaling_decisions, "seq")
         self.paused = insert(tables.paused_priorities)
         self.usage = upsert(tables.usage)
@@ -130,6 +134,12 @@ class Writes:
     def postpone_outbox(self, connection: sa.Connection, records: Sequence[OutboxRecord]) -> None:
         due = [{**rows.outbox_values(record, self._sealer), "postponed_id": record.outbox_id} for record in records]
         self.outbox_postponed.run(connection, due)
+
+    def note_deliveries(self, connection: sa.Connection, records: Sequence[DeliveryRecord]) -> None:
+        self.deliveries.run(connection, [asdict(record) for record in records])
+        if records:
+            old = tables.webhook_deliveries.c.ts < max(record.ts for record in records) - DELIVERIES_KEPT
+            connection.execute(sa.delete(tables.webhook_deliveries).where(old))
 
 
 #: Columns of a job that are written once.

@@ -22,7 +22,7 @@ from actors.courier import Courier, Messages
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, JobSpec, utc
-from rayhaul.ledger.base import Batch, OutboxRecord
+from rayhaul.ledger.base import Batch, DeliveryRecord, OutboxRecord, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import EGRESS_DENIED, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, Meter, Metric
 from rayhaul.settings import EgressSettings, LedgerSettings, SourceSettings, WebhookSettings
@@ -58,6 +58,10 @@ class FlakyLedger:
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
         self._check("forget")
         return await self._inner.forget_outbox(outbox_ids)
+
+    async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
+        self._check("note")
+        await self._inner.note_deliveries(records)
 
 
 @dataclass(slots=True)
@@ -442,3 +446,31 @@ async def test_full_pages_follow_each_other(post: Post, receiver: Receiver, othe
 def told(receiver: Receiver) -> list[str]:
     """Return the ids of the jobs that a receiver heard of."""
     return [json.loads(delivery.body)["data"]["jobId"] for delivery in receiver.deliveries]
+
+
+async def test_what_became_of_deliveries_is_kept(post: Post, receiver: Receiver) -> None:
+    """Each try with its outcome, for the owner alone; a ledger that does not take it is told again; old ones go."""
+    post.ledger.broken.add("note")
+    (record,) = await post.write(receiver.answer("hook", 500, 204), "completed")
+    ann, bob = Viewer("ann"), Viewer("bob")
+    async with post.courier(receiver):
+        await post.tried(1)
+        await until(lambda: post.ledger.failed_count)
+        post.ledger.broken.clear()
+        post.ahead_s += 3600
+        await post.empty()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(await post.inner.deliveries(ann)) < 2:
+                await asyncio.sleep(0.02)
+    second, first = await post.inner.deliveries(ann)
+    assert (first.attempt, first.result, first.status) == (1, "refused", 500)
+    assert (second.attempt, second.result, second.status) == (2, "delivered", 204)
+    assert first.next_attempt_at is not None
+    assert second.next_attempt_at is None
+    assert {each.message_id for each in (first, second)} == {record.outbox_id}
+    assert {each.receiver for each in (first, second)} == {f"127.0.0.1:{receiver.port}"}
+    assert await post.inner.deliveries(bob) == []
+    assert await post.inner.deliveries(ann, job_id=record.job_id, before_seq=second.seq) == [first]
+    late = replace(second, seq=None, ts=second.ts + timedelta(days=31))
+    await post.inner.note_deliveries([late])
+    assert [each.ts for each in await post.inner.deliveries(ann)] == [late.ts]

@@ -54,6 +54,8 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/events"): (Kind.ANY, None),
     ("GET", "/dlq"): (Kind.ANY, None),
     ("GET", "/queue"): (Kind.ANY, None),
+    ("GET", "/webhooks/deliveries"): (Kind.ANY, None),
+    ("POST", "/webhooks/test"): (Kind.ANY, {"url": "https://hooks.invalid/"}),
     ("GET", "/metrics"): (Kind.ANY, None),
     ("GET", "/jobs/{job_id}"): (Kind.OWN, None),
     ("DELETE", "/jobs/{job_id}"): (Kind.OWN, None),
