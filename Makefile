@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards docs clean
+.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards fuzz audit sbom docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'

@@ -2,9 +2,9 @@
 
     python tests/fuzz.py --examples 200
 
-The API runs in this process over the small plane (tests/plane.py) and a real ledger; schemathesis is a process that asks
-it over HTTP with an operator's key. Event streams are ended all the time, as by a replica that is being replaced, so
-that they can be asked for like all else.
+The API runs in this process over the small plane (tests/plane.py) and a real ledger; schemathesis is a process that
+asks it over HTTP with an operator's key. Event streams are ended all the time, as by a replica that is being replaced,
+so that they can be asked for like all else.
 """
 
 import argparse

