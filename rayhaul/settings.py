@@ -221,6 +221,9 @@ class ApiSettings(_Group):
         15, gt=0, description="Silence on an event stream after which a comment is sent, seconds."
     )
     sse_streams_max: int = Field(2000, gt=0, description="Open event streams of one replica.")
+    sse_age_s_max: float = Field(
+        900, gt=0, description="An event stream is ended after about this long, and its client resumes, seconds."
+    )
     key_cache_s: float = Field(5, ge=0, description="How long a checked API key is remembered, seconds.")
     idempotency_keep_s: float = Field(86_400, gt=0, description="How long an Idempotency-Key is remembered, seconds.")
     replicas: int = Field(

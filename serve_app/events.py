@@ -4,12 +4,14 @@ Laws of this file:
 1. `id:` is the ledger's sequence number; a client that comes back with it in `Last-Event-ID` misses nothing and gets
    nothing twice. Progress has no id.
 2. The stream of a final job ends after its last event, and a client that has that one already gets 204: stop asking.
-3. A client that does not read, hangs up, or whose key is revoked loses its stream and nothing else.
+3. A stream ends after a while, so that streams spread over the replicas there are; the client resumes by id.
+4. A client that does not read, hangs up, or whose key is revoked loses its stream and nothing else.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from random import uniform
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
@@ -33,6 +35,8 @@ _HEARTBEAT = b": still here\n\n"
 _SEND_TIMEOUT_S = 10.0
 #: An open stream asks this often whether its key still holds.
 _RECHECK_S = 60.0
+#: Streams that began together end apart.
+_AGE_SPREAD = (0.8, 1.2)
 #: More digits than the ledger's 64-bit sequence can have are no id of ours.
 _SEQ_DIGITS_MAX = 18
 
@@ -82,6 +86,7 @@ class EventStream(StreamingResponse):
         self._last_seq = after
         self._last_status: JobStatus | None = None
         self._checked_s = self._replica.clock()
+        self._ends_s = self._checked_s + self._replica.settings.api.sse_age_s_max * uniform(*_AGE_SPREAD)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         async with self._replica.feed.listen(self._viewer, self._job_id) as listener:
@@ -97,7 +102,7 @@ class EventStream(StreamingResponse):
         # A slow client, a vanished one, a ledger out of reach, a revoked key: the stream ends, the client resumes.
         with suppress(TimeoutError, OSError, RayhaulError):
             await _write(send, _PREAMBLE)
-            while not listener.closed and not self._is_told:
+            while not listener.closed and not self._is_told and self._replica.clock() < self._ends_s:
                 if listener.behind:
                     await self._catch_up(listener, send)
                 else:
@@ -122,8 +127,9 @@ class EventStream(StreamingResponse):
 
     async def _relay(self, listener: Listener, send: Send) -> None:
         """Wait for something new and send it."""
+        left_s = max(0.0, self._ends_s - self._replica.clock())
         try:
-            async with asyncio.timeout(self._replica.settings.api.sse_heartbeat_s):
+            async with asyncio.timeout(min(self._replica.settings.api.sse_heartbeat_s, left_s)):
                 await listener.wake.wait()
         except TimeoutError:
             await _write(send, _HEARTBEAT)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,25 @@ async def _first(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
         count -= 1
         if count == 0:
             return
+
+
+async def test_a_stream_ends_after_a_while_and_resumes(tmp_path: Path) -> None:
+    """It is closed in order, not cut off; the client comes back with its last id and misses nothing."""
+    async with site_at(tmp_path, api_settings(sse_age_s_max=0.5)) as site:
+        job_id = await site.submit()
+        async with asyncio.timeout(20):
+            first = await site.http.get(f"/jobs/{job_id}/events", headers=site.auth["alice"])
+        assert first.text.count("\nevent: ") == 1
+        await site.plane.complete(job_id)
+        (last_id,) = re.findall(r"^id: (\d+)$", first.text, re.MULTILINE)
+        headers = {**site.auth["alice"], "Last-Event-ID": last_id}
+        second = await site.http.get(f"/jobs/{job_id}/events", headers=headers)
+        assert re.findall(r"^event: (\w+)$", second.text, re.MULTILINE) == [
+            "metadata",
+            "started",
+            "uploading",
+            "completed",
+        ]
 
 
 async def test_a_replica_has_only_so_many_streams(tmp_path: Path) -> None:
