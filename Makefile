@@ -87,6 +87,17 @@ simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/
 dashboards: $(VENV)/.dev ## write dashboards/generated: Prometheus rules from the alert files and objectives
 	$(BIN)/python -m dashboards.build
 
+fuzz: $(VENV)/.dev ## thousands of made-up requests through all checks of schemathesis (EXAMPLES of each operation and phase)
+	$(BIN)/python tests/fuzz.py --examples $(or $(EXAMPLES),100)
+
+audit: $(VENV)/.dev ## known holes in what is installed (pip-audit; needs PyPI, and says so where it has it not)
+	$(BIN)/python tests/audit.py
+
+sbom: $(VENV)/.dev ## the bill of materials of what is installed: dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment $(BIN)/python --output-reproducible --of JSON -o dist/sbom.cdx.json
+	@$(BIN)/python -c "import json; print(len(json.load(open('dist/sbom.cdx.json'))['components']), 'components')"
+
 docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -m rayhaul.settings_doc > docs/settings.md
 	$(BIN)/python -m dashboards.metrics_doc > docs/metrics.md

@@ -13,7 +13,7 @@ _NOT_ASKED = ("could not be audited", "ConnectionError", "Connection error", "Ma
 
 
 def main() -> int:
-    command = [Path(sys.executable).with_name("pip-audit"), "--strict", "--local", "--progress-spinner", "off"]
+    command = [str(Path(sys.executable).with_name("pip-audit")), "--strict", "--local", "--progress-spinner", "off"]
     done = subprocess.run([*command, "--skip-editable"], capture_output=True, text=True)
     print(done.stdout, done.stderr, sep="", end="")
     if done.returncode != 0 and any(words in done.stderr for words in _NOT_ASKED):
