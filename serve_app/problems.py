@@ -157,8 +157,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 def _methods(request: Request) -> set[str]:
     """Return the methods of all routes of this path (RFC 9110 10.2.1); the framework knows the first one's only."""
-    methods: set[str] = set()
-    for route in iter_route_contexts(request.app.routes):
-        if route.path_regex.match(request.scope["path"]):
-            methods |= route.methods or set()
-    return methods
+    path = request.scope["path"]
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
+    # `/jobs/batch` is no job's id, though it has the form of one.
+    exact = [route for route in routes if route.path == path] or routes
+    return set().union(*(route.methods or set() for route in exact))

@@ -22,7 +22,7 @@ from rayhaul.ledger.base import Batch, Role, Viewer
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.sealing import KEY_BYTES, Sealer
 from rayhaul.ledger.store import open_ledger
-from rayhaul.settings import LedgerSettings, Settings
+from rayhaul.settings import Settings
 
 _READY_POLL_S = 0.05
 _PROBE_TIMEOUT_S = 5.0
@@ -108,7 +108,7 @@ def with_ledger_key(settings: Settings, path: Path) -> Settings:
     texts = [base64.b64encode(key).decode() for key in keys]
     if path.exists():
         texts.append(path.read_text().strip())
-    ledger = LedgerSettings(**{**dict(settings.ledger), "secret_key": SecretStr(",".join(texts))})
+    ledger = settings.ledger.model_copy(update={"secret_key": SecretStr(",".join(texts))})
     return settings.model_copy(update={"ledger": ledger})
 
 

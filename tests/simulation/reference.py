@@ -18,6 +18,7 @@ from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import (
     ApiKey,
     Batch,
+    DeliveryRecord,
     Deposed,
     IdempotencyRecord,
     JobFilter,
@@ -364,6 +365,14 @@ class ReferenceLedger(Ledger):
 
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int:
         return sum(self.rows.outbox.pop(outbox_id, None) is not None for outbox_id in outbox_ids)
+
+    async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
+        raise NotImplementedError("no courier is simulated")
+
+    async def deliveries(
+        self, viewer: Viewer, *, job_id: str | None = None, before_seq: int | None = None, limit: int = 50
+    ) -> Sequence[DeliveryRecord]:
+        raise NotImplementedError("no courier is simulated")
 
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
         return self.rows.scaling[::-1][:limit]
