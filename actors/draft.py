@@ -17,7 +17,7 @@ from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, ScalingRecord, UsageRecord
-from rayhaul.metrics import Meter, Metric
+from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
 from rayhaul.policy import parking, quota
 from rayhaul.policy.quota import Usage
 from rayhaul.policy.scaling import Decision
@@ -56,7 +56,7 @@ class Draft:
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
         self._usage: dict[str, Usage] = {}
-        self._counted: list[tuple[Metric, tuple[str, ...]]] = []
+        self._counts: Counter[tuple[str, Labels]] = Counter()
         self._observed: list[tuple[Metric, float]] = []
 
     @property
@@ -84,6 +84,7 @@ class Draft:
     def create(self, job: Job, payload: Mapping[str, Any]) -> None:
         self._jobs[job.id] = job
         self._new.add(job.id)
+        self.count(JOBS_CREATED)
         self._record(job, JobEvent.CREATED, payload)
 
     def transition(self, job: Job, event: JobEvent, payload: Mapping[str, Any] | None = None, **changes: Any) -> Job:
@@ -218,8 +219,9 @@ class Draft:
             self._usage[user_id] = quota.charged(self.usage(user_id), size_bytes, self.now)
 
     def count(self, metric: Metric, *labels: str) -> None:
-        """Count one, once this is durable."""
-        self._counted.append((metric, labels))
+        """Count one, in the ledger too: such a counter goes on where it stood when the scheduler begins anew."""
+        assert len(labels) == len(metric.labels)
+        self._counts[metric.name, labels] += 1
 
     def observe(self, metric: Metric, value: float) -> None:
         """Note a value, once this is durable."""
@@ -235,8 +237,8 @@ class Draft:
 
     def tell(self, meter: Meter) -> None:
         """Count what has become true."""
-        for metric, labels in self._counted:
-            meter.inc(metric, *labels)
+        for (name, labels), count in self._counts.items():
+            meter.inc(CATALOGUE[name], *labels, by=count)
         for metric, value in self._observed:
             meter.observe(metric, value)
 
@@ -293,6 +295,7 @@ class Draft:
                 UsageRecord(user_id=user_id, day=usage.day, bytes_used=usage.bytes_used)
                 for user_id, usage in self._usage.items()
             ],
+            counts=self._counts,
         )
 
     def merge(self, batch: Batch) -> None:

@@ -26,7 +26,7 @@ from rayhaul.ids import NewId
 from rayhaul.job import utc
 from rayhaul.lease import AgentReport, ReportReply, SessionOpened
 from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict, Role, Viewer
-from rayhaul.metrics import JOBS_CREATED, LEADERSHIP, LEDGER_COMMIT, POISONED_CALLS, TICK_ERRORS, Meter
+from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, POISONED_CALLS, TICK_ERRORS, Meter
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,9 @@ class Loop:
         if self._leader_epoch is None:
             self._leader_epoch = await self._ledger.lead(self._holder)
             self._meter.set(LEADERSHIP, self._leader_epoch)
-        self.book = Book.rebuild(await self._ledger.state(), self._clock(), heard=self.book)
+        state = await self._ledger.state()
+        self.book = Book.rebuild(state, self._clock(), heard=self.book)
+        self._meter.restore(state.counts)
         self._book_in_doubt = False
         self._started = self.works = True
         log.info(
@@ -303,9 +305,6 @@ class Loop:
         if not batch.is_empty:
             await self._write(batch)
             self._meter.observe(LEDGER_COMMIT, max(0.0, self._clock() - now_s))
-            for record in batch.events:
-                if record.event == "created":
-                    self._meter.inc(JOBS_CREATED)
         elif is_urgent or abs(now_s - self._confirmed_at_s) > _CONFIRM_S:
             assert self._leader_epoch is not None
             await self._ledger.confirm(self._leader_epoch)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from actors import decisions, losses, quotas, views
 from actors.book import AgentRecord, Book
+from actors.counts import Counts
 from actors.decisions import Rules, hear, obey
 from actors.dispatch import Dispatch
 from actors.draft import Draft
@@ -77,9 +78,7 @@ class Scheduler:
             new_id=new_id,
             holder=holder,
         )
-        #: What each process has counted, by process, and what those counted that are gone.
-        self._counted: dict[str, Snapshot] = {}
-        self._counted_before = Snapshot()
+        self._counts = Counts()
 
     @property
     def _book(self) -> Book:
@@ -240,9 +239,13 @@ class Scheduler:
         await self._loop.ask(lambda draft: draft.note_keys_used(used))
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
-        self._counted[replica] = snapshot
+        self._counts.hear(replica, snapshot, self._clock())
+        return await self.counted()
+
+    async def counted(self) -> Snapshot:
+        """Return the sum over the cluster, and the gauges of this moment."""
         self._dispatch.gauge(self._book, self._meter, await self.queue())
-        return merge([self._meter.snapshot(), self._counted_before, *self._counted.values()])
+        return merge([self._meter.snapshot(), self._counts.sum(self._clock())])
 
     async def ready(self) -> bool:
         return self._loop.works and any(True for _ in self._book.online_agents())
@@ -284,7 +287,7 @@ class Scheduler:
     def _part_with(self, draft: Draft, report: AgentReport, now_s: float) -> None:
         losses.part_with(draft, self._book, report.agent, self._rules)
         del self._book.agents[report.agent]
-        self._forget_counts(f"{report.agent}/{report.incarnation}")
+        self._counts.part_with(f"{report.agent}/{report.incarnation}")
         self._scaler.gone(report.agent, now_s)
 
     def _hear_notice(self, draft: Draft, notice: Notice) -> bool:
@@ -312,18 +315,13 @@ class Scheduler:
             past = () if record is None else (*record.past[-_PAST_MAX:], record.incarnation)
             drained_at_s = None
             if record is not None:
-                self._forget_counts(f"{report.agent}/{record.incarnation}")
+                self._counts.part_with(f"{report.agent}/{record.incarnation}")
                 drained_at_s = record.drained_at_s
             record = AgentRecord(report.agent, report.incarnation, now_s, past=past, drained_at_s=drained_at_s)
             self._book.agents[report.agent] = record
             log.info("agent %s is here", report.agent, extra={"agentId": report.agent})
-        self._counted[counted] = report.metrics
+        self._counts.hear(counted, report.metrics, now_s)
         return record
-
-    def _forget_counts(self, process: str) -> None:
-        """Add what a process that is gone has counted to what all such have."""
-        gone = self._counted.pop(process, Snapshot())
-        self._counted_before = merge([self._counted_before, replace(gone, gauges={})])
 
 
 def _known(draft: Draft, job_id: str) -> Job:

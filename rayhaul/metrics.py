@@ -2,7 +2,7 @@
 
 A `Meter` is plain numbers, so that agents can count without a metrics library and ship what they counted in their
 heartbeats. Shipped values are cumulative per process: receiving a snapshot twice changes nothing. `/metrics` renders
-the cluster's sum (serve_app/exposition.py).
+the cluster's sum (actors/counts.py, serve_app/exposition.py).
 """
 
 from bisect import bisect_left
@@ -157,6 +157,8 @@ class Snapshot:
     counters: Mapping[tuple[str, Labels], float] = field(default_factory=dict)
     gauges: Mapping[tuple[str, Labels], float] = field(default_factory=dict)
     histograms: Mapping[tuple[str, Labels], HistogramValue] = field(default_factory=dict)
+    #: Counts the snapshots of a process, from 1; 0: a sum, or nothing yet.
+    number: int = 0
 
 
 class Meter:
@@ -166,6 +168,7 @@ class Meter:
         self._counters: dict[tuple[str, Labels], float] = {}
         self._gauges: dict[tuple[str, Labels], float] = {}
         self._histograms: dict[tuple[str, Labels], tuple[list[int], list[float]]] = {}
+        self._snapshots_count = 0
 
     def inc(self, metric: Metric, *labels: str, by: float = 1) -> None:
         key = (metric.name, _checked(metric, labels))
@@ -185,8 +188,14 @@ class Meter:
         counts[bisect_left(metric.buckets, value)] += 1
         total[0] += value
 
+    def restore(self, counters: Mapping[tuple[str, Labels], float]) -> None:
+        """Let these counters stand where they are known to."""
+        self._counters.update(counters)
+
     def snapshot(self) -> Snapshot:
+        self._snapshots_count += 1
         return Snapshot(
+            number=self._snapshots_count,
             counters=dict(self._counters),
             gauges=dict(self._gauges),
             histograms={
@@ -214,6 +223,21 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             before = histograms.get(key)
             histograms[key] = histogram if before is None else _add(before, histogram)
     return Snapshot(counters=counters, gauges=gauges, histograms=histograms)
+
+
+def difference(later: Snapshot, earlier: Snapshot) -> Snapshot:
+    """Return what a process has counted between two snapshots, and its gauges of the later one."""
+    counters = {key: value - earlier.counters.get(key, 0) for key, value in later.counters.items()}
+    histograms = {
+        key: value if (before := earlier.histograms.get(key)) is None else _subtract(value, before)
+        for key, value in later.histograms.items()
+    }
+    return Snapshot(counters=counters, gauges=later.gauges, histograms=histograms)
+
+
+def _subtract(left: HistogramValue, right: HistogramValue) -> HistogramValue:
+    counts = tuple(a - b for a, b in zip(left.counts, right.counts, strict=True))
+    return HistogramValue(counts, left.total - right.total)
 
 
 def _add(left: HistogramValue, right: HistogramValue) -> HistogramValue:

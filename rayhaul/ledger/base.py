@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from rayhaul.errors import ServiceError
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, UploadSession
+from rayhaul.metrics import Labels
 
 
 class Role(StrEnum):
@@ -167,6 +168,8 @@ class Batch:
     scaling: Sequence[ScalingRecord] = ()
     #: In the place of what stands there, by user.
     usage: Sequence[UsageRecord] = ()
+    #: What is added to the counters that last as long as the ledger, by (metric name, labels).
+    counts: Mapping[tuple[str, Labels], int] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -200,8 +203,10 @@ class LedgerState:
     paused: frozenset[Priority] = frozenset()
     #: Of all users, of whatever day.
     usage: Sequence[UsageRecord] = ()
-    #: Counts of all jobs ever by status, for the counters.
+    #: Counts of all jobs ever by status.
     totals: Mapping[JobStatus, int] = field(default_factory=dict)
+    #: What the counters of the ledger stand at.
+    counts: Mapping[tuple[str, Labels], int] = field(default_factory=dict)
 
 
 class LedgerConflict(ServiceError):

@@ -118,6 +118,7 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
         paused=frozenset(map(Priority, connection.execute(sa.select(tables.paused_priorities.c.priority)).scalars())),
         usage=tuple(UsageRecord(**row) for row in connection.execute(usage).mappings()),
         totals={JobStatus(status): count for status, count in connection.execute(counted)},
+        counts=dict(map(rows.count, connection.execute(sa.select(tables.counters)))),
     )
 
 

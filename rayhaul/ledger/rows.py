@@ -4,6 +4,7 @@ A row going in is a dict by column name, a row coming out anything with the colu
 and documents are dicts on this side, the column types do the rest.
 """
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger import sealing
 from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role, Scope
 from rayhaul.ledger.sealing import Sealer
+from rayhaul.metrics import Labels
 
 Values = dict[str, Any]
 
@@ -345,3 +347,12 @@ def key(row: Any) -> ApiKey:
         scopes=frozenset(map(Scope, row.scopes.split())),
         last_used_at=row.last_used_at,
     )
+
+
+def count_values(counter: tuple[str, Labels], value: int) -> Values:
+    name, labels = counter
+    return {"name": name, "labels": json.dumps(labels), "value": value}
+
+
+def count(row: Any) -> tuple[tuple[str, Labels], int]:
+    return (row.name, tuple(json.loads(row.labels))), row.value

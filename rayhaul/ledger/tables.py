@@ -315,6 +315,15 @@ scaling_decisions = sa.Table(
     sqlite_autoincrement=True,
 )
 
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    #: A JSON list of the values of the metric's labels, in their order.
+    sa.Column("labels", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
 paused_priorities = sa.Table(
     "paused_priorities",
     metadata,

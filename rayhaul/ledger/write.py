@@ -89,6 +89,7 @@ class Writes:
         self.keys_used = Statement(_note_use(), dialect)
         self.deliveries = insert(tables.webhook_deliveries, "seq")
         self.scaling = insert(tables.scaling_decisions, "seq")
+        self.counts = Statement(_add(tables.counters, dialect), dialect)
         self.paused = insert(tables.paused_priorities)
         self.usage = upsert(tables.usage)
         self._tell = dialect.name == "postgresql"
@@ -125,6 +126,7 @@ class Writes:
         self.keys_used.run(connection, used)
         self.scaling.run(connection, [asdict(record) for record in batch.scaling])
         self.usage.run(connection, [asdict(record) for record in batch.usage])
+        self.counts.run(connection, [rows.count_values(*count) for count in batch.counts.items()])
         if batch.paused is not None:
             connection.execute(sa.delete(tables.paused_priorities))
             self.paused.run(connection, [{"priority": priority} for priority in sorted(batch.paused)])
@@ -204,6 +206,14 @@ def _note_use() -> sa.Update:
     keys, used_at = tables.api_keys, sa.bindparam("used_at", type_=tables.Moment)
     is_news = sa.or_(keys.c.last_used_at.is_(None), keys.c.last_used_at < used_at)
     return sa.update(keys).where(keys.c.key_id == sa.bindparam("used_id"), is_news).values(last_used_at=used_at)
+
+
+def _add(table: sa.Table, dialect: sa.Dialect) -> sa.Insert:
+    """Return an insert that adds its value to the row that is there."""
+    statement = _insert(table, dialect)
+    return statement.on_conflict_do_update(
+        index_elements=["name", "labels"], set_={"value": table.c.value + statement.excluded.value}
+    ).inline()
 
 
 def _users(batch: Batch) -> list[Row]:

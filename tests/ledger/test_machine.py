@@ -30,11 +30,13 @@ from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, JobFilter, LedgerConflict, LedgerState, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
+from rayhaul.metrics import Labels
 from rayhaul.settings import LedgerSettings
 
 VIEWERS = (ANN, BOB, OPERATOR)
 STATUSES = st.sampled_from(JobStatus)
 TAGS = st.dictionaries(st.sampled_from(["team", "tier"]), st.sampled_from(["a", "b"]))
+COUNTERS = st.sampled_from([("a_total", ()), ("b_total", ("x", 'an "odd", one')), ("b_total", ("x", ""))])
 KEYS = st.sampled_from(["key-1", "key-2", "key-3"])
 
 
@@ -49,6 +51,7 @@ class Model:
     parts: dict[tuple[str, int], PartDone] = field(default_factory=dict)
     spent: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
     paused: frozenset[Priority] = frozenset()
+    counts: Counter[tuple[str, Labels]] = field(default_factory=Counter)
     #: Leaderships so far; the last one counts.
     epoch: int = 0
 
@@ -74,6 +77,7 @@ class Model:
             model.put_new(model.spent, (record.user_id, record.key), record)
         if batch.paused is not None:
             model.paused = batch.paused
+        model.counts.update(batch.counts)
         return model
 
     def check_leader(self, batch: Batch) -> None:
@@ -99,6 +103,7 @@ class Model:
             dead_letters_count=sum(job.dead_lettered_at is not None for job in self.jobs.values()),
             paused=self.paused,
             totals=Counter(job.status for job in self.jobs.values()),
+            counts=dict(self.counts),
         )
 
 
@@ -198,6 +203,7 @@ class LedgerMachine(RuleBasedStateMachine):
             parts=[a_part(session, number, crc64nvme=draw(crc)) for session in sessions for number in numbers],
             idempotency=[a_record(ANN, draw(KEYS), *new)] if draw(st.integers(0, 3)) == 0 else [],
             paused=draw(st.none() | st.frozensets(st.sampled_from(Priority))),
+            counts=draw(st.dictionaries(COUNTERS, st.integers(1, 1 << 40), max_size=3)),
             leader_epoch=draw(st.sampled_from([None, *[self.model.epoch or None] * 4, self.model.epoch - 1])),
         )
 

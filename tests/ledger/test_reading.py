@@ -171,7 +171,9 @@ async def test_state_is_all_a_scheduler_needs(ledger: SqlLedger) -> None:
     jobs = [job for job in jobs if job.id not in {letter.id for letter in dead}] + dead
     sessions = [a_session(jobs[0], state=state) for state in SessionState]
     lease = a_lease(jobs[0])
-    await ledger.commit(Batch(jobs_new=jobs, sessions=sessions, leases_granted=[lease]))
+    counts = {("jobs_total", ()): 7, ("ends_total", ("failed", "source_busy")): 2}
+    await ledger.commit(Batch(jobs_new=jobs, sessions=sessions, leases_granted=[lease], counts=counts))
+    await ledger.commit(Batch(counts={("jobs_total", ()): 1 << 40}))
     state = await ledger.state()
     assert state == LedgerState(
         open_jobs=sorted((job for job in jobs if not job.is_final), key=lambda job: job.id),
@@ -179,6 +181,7 @@ async def test_state_is_all_a_scheduler_needs(ledger: SqlLedger) -> None:
         sessions=[sessions[0], sessions[2]],
         dead_letters_count=5,
         totals=by_status,
+        counts=counts | {("jobs_total", ()): 7 + (1 << 40)},
     )
 
 

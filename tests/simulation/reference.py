@@ -30,6 +30,7 @@ from rayhaul.ledger.base import (
     UsageRecord,
     Viewer,
 )
+from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, Labels
 
 RUNNING = frozenset({JobStatus.DOWNLOADING, JobStatus.UPLOADING})
 _LIVE = frozenset({SessionState.OPEN, SessionState.ABORTING})
@@ -71,6 +72,7 @@ class Rows:
     scaling: list[ScalingRecord] = field(default_factory=list)
     usage: dict[str, UsageRecord] = field(default_factory=dict)
     paused: frozenset[Priority] = frozenset()
+    counts: Counter[tuple[str, Labels]] = field(default_factory=Counter)
     dead_letters_count: int = 0
     leader_epoch: int = 0
 
@@ -146,6 +148,7 @@ class ReferenceLedger(Ledger):
         rows.scaling += batch.scaling
         rows.usage.update({record.user_id: record for record in batch.usage})
         rows.paused = rows.paused if batch.paused is None else batch.paused
+        rows.counts.update(batch.counts)
 
     def _apply_jobs(self, batch: Batch) -> None:
         rows = self.rows
@@ -282,8 +285,21 @@ class ReferenceLedger(Ledger):
             must(lease_id in rows.granted, "I6", f"{lease_id} ends and was never granted")
         opened = Counter(s.job_id for s in rows.live_sessions.values() if s.state is SessionState.OPEN)
         must(not opened or max(opened.values()) == 1, "I4", "a job has two open uploads")
+        self._check_counts(batch)
         if batch.leases_granted:
             self._check_shares()
+
+    def _check_counts(self, batch: Batch) -> None:
+        """What is counted of jobs is what has happened to them, in the same transaction."""
+        events = Counter(record.event for record in batch.events)
+        counted: Counter[str] = Counter()
+        for (name, labels), value in batch.counts.items():
+            if name == JOBS_CREATED.name:
+                counted[JobEvent.CREATED] += value
+            elif name == JOBS_FINISHED.name:
+                counted[labels[0]] += value
+        for event in (JobEvent.CREATED, JobEvent.COMPLETED, JobEvent.FAILED, JobEvent.CANCELLED):
+            must(counted[event] == events[event], "counts", f"{event}: {counted[event]} counted, {events[event]} there")
 
     def _check_shares(self) -> None:
         held = Counter(lease.agent for lease in self.rows.leases.values())
@@ -338,6 +354,7 @@ class ReferenceLedger(Ledger):
             paused=rows.paused,
             usage=tuple(rows.usage[user_id] for user_id in sorted(rows.usage)),
             totals=Counter(job.status for job in rows.jobs.values()),
+            counts=dict(rows.counts),
         )
 
     async def session(self, session_id: str) -> UploadSession | None:
