@@ -23,11 +23,13 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.metrics import Counter, Gauge
 
 from actors.agent import Agent
 from actors.courier import Courier
 from actors.crossing import as_value, opened
 from actors.decisions import Rules
+from actors.mirror import Mirror
 from actors.ports import Accepted, AgentView, Command, JobState, ProgressPage, QueueView, Submission
 from actors.scheduler import Scheduler
 from rayhaul import log
@@ -38,7 +40,7 @@ from rayhaul.job import Job, Priority
 from rayhaul.lease import AgentReport, Order, ReportReply
 from rayhaul.ledger.base import ApiKey, Deposed, Viewer
 from rayhaul.ledger.store import open_ledger
-from rayhaul.metrics import Meter, Snapshot
+from rayhaul.metrics import Kind, Labels, Meter, Snapshot
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.settings import Settings
 from tasks.egress import GuardedClient
@@ -141,11 +143,21 @@ class SchedulerActor:
             except Unavailable as error:
                 logger.warning("the ledger cannot be read yet: %s", error.message)
                 await asyncio.sleep(1)
+        telling = asyncio.get_running_loop().create_task(self._tell_ray())
         try:
             await self._scheduler.run()
         except Deposed:
             # Where this is the actor that Ray knows, it is started again; a left-over of a lost head is gone for good.
             os._exit(_EXIT_DEPOSED)
+        finally:
+            telling.cancel()
+
+    async def _tell_ray(self) -> None:
+        """Show in Ray's own metrics what `GET /metrics` shows."""
+        mirror = Mirror(_RayInstrument)
+        while True:
+            mirror.show(await self._scheduler.counted())
+            await asyncio.sleep(_METRICS_S)
 
     async def call(self, verb: str, *arguments: Any, **options: Any) -> Any:
         """Carry out one of the scheduler's verbs; a RayhaulError comes back as a value."""
@@ -156,6 +168,21 @@ class SchedulerActor:
         await self._scheduler.stop()
         await self._running
         await self._ledger.close()
+
+
+class _RayInstrument:
+    """A metric of Ray's, which calls it `ray_` and its name, and a counter `_total` at the end (mirror.Instrument)."""
+
+    def __init__(self, kind: Kind, name: str, help_: str, keys: Labels) -> None:
+        self._keys = keys
+        self._metric = (Gauge if kind is Kind.GAUGE else Counter)(name, help_, keys)
+
+    def add(self, value: float, labels: Labels) -> None:
+        tags = dict(zip(self._keys, labels, strict=True))
+        if isinstance(self._metric, Gauge):
+            self._metric.set(value, tags)
+        else:
+            self._metric.inc(value, tags)
 
 
 class AgentActor:
@@ -227,15 +254,17 @@ class CourierActor:
             courier = Courier(ledger=ledger, client=client, settings=settings.webhook, meter=meter, rng=Random())
             async with asyncio.TaskGroup() as group:
                 group.create_task(courier.run())
-                group.create_task(_tell_metrics(f"courier/{os.getpid()}", meter))
+                group.create_task(tell_metrics(IdFactory()("courier"), meter))
 
 
-async def _tell_metrics(process: str, meter: Meter) -> None:
+async def tell_metrics(process: str, meter: Meter) -> None:
+    """Tell the scheduler every few seconds what this process has counted, for ever."""
     scheduler = RayScheduler()
     while True:
-        await asyncio.sleep(_METRICS_S)
+        # At once: a process is heard in full only from its first word on (counts.py).
         with suppress(Unavailable):
             await scheduler.metrics(process, meter.snapshot())
+        await asyncio.sleep(_METRICS_S)
 
 
 class _RayAgents:

@@ -1,7 +1,7 @@
 """Ray, half two: the API as a Ray Serve application behind Serve's own ingress."""
 
+import asyncio
 import logging
-import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,9 +11,10 @@ from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
-from actors.runtime import RayScheduler, start_scheduler
+from actors.runtime import RayScheduler, start_scheduler, tell_metrics
 from rayhaul import log
 from rayhaul.errors import ServiceError
+from rayhaul.ids import IdFactory
 from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
@@ -42,13 +43,16 @@ class Api:
 
     def __init__(self, settings: Settings, ledger_url: str) -> None:
         log.setup("api", settings.log_level)
-        replica = f"api/{os.getpid()}"
+        replica = IdFactory()("api")
         self._ledger = open_ledger(settings.ledger, ledger_url, read_only=True)
         # Presigning is arithmetic: the sink is never connected here.
         self._links = Sink(settings.s3, meter=Meter(), connections_max=1)
         self._app = create_app(
             plane=RayScheduler(), ledger=self._ledger, links=self._links, settings=settings, replica=replica
         )
+        # Whichever replica is asked for the metrics: what the others have counted is in the sum.
+        meter = self._app.state.replica.meter
+        self._telling = asyncio.get_running_loop().create_task(tell_metrics(replica, meter))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app

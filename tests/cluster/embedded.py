@@ -109,10 +109,14 @@ class Embedded:
                 found[int(entry.name)] = command
         return found
 
+    @property
+    def temp_dir(self) -> Path:
+        """Ray's temporary directory, while it runs."""
+        return Place(data_dir=self.data_dir, host="127.0.0.1", port=self.port).temp_dir
+
     def ray_logs(self, pid: int | None = None) -> str:
         """Return what the cluster's own processes, or one of them, have logged, while it runs."""
-        temp_dir = Place(data_dir=self.data_dir, host="127.0.0.1", port=self.port).temp_dir
-        return "\n".join(path.read_text() for path in temp_dir.glob(f"session_2*/logs/worker-*{pid or ''}.err"))
+        return "\n".join(path.read_text() for path in self.temp_dir.glob(f"session_2*/logs/worker-*{pid or ''}.err"))
 
 
 @contextmanager

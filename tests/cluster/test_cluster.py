@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import urllib.request
+from collections import defaultdict
 from random import Random
 
 import httpx
 import pytest
 from embedded import Embedded, eventually
 from origin import Origin, content_sha256
+from prometheus_client.parser import text_string_to_metric_families
 
 from rayhaul import Client
 from rayhaul.job import FINAL, JobStatus
@@ -153,3 +155,42 @@ def test_a_refusing_origin_leaves_no_upload(cluster: Embedded, origin: Origin, s
         "source",
     )
     assert failed.result is None
+
+
+def ray_metrics(cluster: Embedded) -> dict[tuple[str, str], float]:
+    """Read what Prometheus would, by the discovery file that Ray writes: (name, our labels' values) -> summed value."""
+    found: defaultdict[tuple[str, str], float] = defaultdict(float)
+    discovery = cluster.temp_dir / "prom_metrics_service_discovery.json"
+    for group in json.loads(discovery.read_text()):
+        for target in group["targets"]:
+            text = httpx.get(f"http://{target}/metrics", timeout=10).text
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    ours = [
+                        sample.labels[key] for key in ("agent", "state", "priority", "outcome") if key in sample.labels
+                    ]
+                    found[sample.name, ",".join(ours)] += sample.value
+    return found
+
+
+def test_ray_s_own_metrics_show_the_cluster(cluster: Embedded, origin: Origin) -> None:
+    """Agents, their capacity, the queue and what was done stand in Ray's metrics, where Ray's discovery leads."""
+    with cluster.client() as client:
+        jobs = [client.submit(origin.add(f"counted-{n}.bin", size=KIB)) for n in range(3)]
+        for job in jobs:
+            client.wait(job.id, timeout_s=60)
+
+    def is_shown() -> bool:
+        shown = ray_metrics(cluster)
+        capacities = [shown.get(("ray_rayhaul_worker_capacity_pct", f"agent-{n}")) for n in (1, 2)]
+        return (
+            None not in capacities
+            and shown["ray_rayhaul_workers", "online"] == 2
+            and ("ray_rayhaul_queue_depth", "normal") in shown
+            and shown["ray_rayhaul_jobs_created_total", ""] >= 3
+            and shown["ray_rayhaul_jobs_finished_total", "completed"] >= 3
+            and shown["ray_rayhaul_job_duration_seconds_count_total", ""] >= 3
+        )
+
+    # Ray collects every 10 s.
+    eventually(is_shown, within_s=45, what="Ray's metrics show agents, capacity, queue and jobs")
