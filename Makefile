@@ -84,8 +84,9 @@ bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/res
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling
 
-dashboards: $(VENV)/.dev ## write dashboards/generated: Prometheus rules from the alert files and objectives
+dashboards: $(VENV)/.dev ## write dashboards/generated: Prometheus rules from the alert files and objectives, Grafana's dashboards
 	$(BIN)/python -m dashboards.build
+	$(BIN)/python -m dashboards.grafana
 
 fuzz: $(VENV)/.dev ## thousands of made-up requests through all checks of schemathesis (EXAMPLES of each operation and phase)
 	$(BIN)/python tests/fuzz.py --examples $(or $(EXAMPLES),100)

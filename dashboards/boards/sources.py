@@ -1,0 +1,93 @@
+"""The sites we read from. Single hosts are no label here, for there is no end of them: `GET /hosts` shows them."""
+
+from dashboards.board import Board, Look, Panel, Query, Row, per_minute, quantiles, rate, share, share_within
+from rayhaul.metrics import (
+    EGRESS_DENIED,
+    JOBS_FINISHED,
+    METADATA_FETCH,
+    METADATA_READY,
+    REQUEUES,
+    SINK_BYTES,
+    SOURCE_BYTES,
+)
+
+_SOURCE = 'fault="source"'
+
+_READING = Row(
+    title="Reading",
+    panels=(
+        Panel(
+            title="Read from sources",
+            description="Bytes a second over all hosts.",
+            unit="Bps",
+            queries=(Query(expr=rate(SOURCE_BYTES), legend="read"),),
+        ),
+        Panel(
+            title="Read for nothing",
+            description="Share of the bytes read that did not get into the bucket: attempts that failed, pauses, "
+            "stopped leases.",
+            unit="percentunit",
+            queries=(
+                Query(
+                    expr=f"clamp_min(1 - ({share(rate(SINK_BYTES), rate(SOURCE_BYTES))}), 0) * "
+                    f"(({rate(SOURCE_BYTES)}) > bool 0)",
+                    legend="for nothing",
+                ),
+            ),
+        ),
+        Panel(
+            title="Probes",
+            description="Time that fetching a file's metadata took; a slow p99 is a slow host.",
+            unit="s",
+            queries=quantiles(METADATA_FETCH),
+            thresholds=((10, "red"),),
+        ),
+    ),
+)
+
+_TROUBLE = Row(
+    title="Trouble",
+    panels=(
+        Panel(
+            title="Failed by their source",
+            description="Jobs a minute that failed by their source's fault, by cause.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(JOBS_FINISHED, _SOURCE, by="code"), legend="{{code}}"),),
+            look=Look.STACK,
+        ),
+        Panel(
+            title="Tried again",
+            description="Jobs handed back a minute because their source was busy, stalled, or changed meanwhile.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(REQUEUES, 'code=~"source_.+"', by="code"), legend="{{code}}"),),
+            look=Look.STACK,
+        ),
+        Panel(
+            title="Connections refused by us",
+            description="Outbound connections a minute that the address guard refused, by reason: private addresses, "
+            "ports.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(EGRESS_DENIED, by="reason"), legend="{{reason}}"),),
+        ),
+        Panel(
+            title="Metadata within 15 s",
+            description="Share of jobs whose metadata stood within 15 s of their creation.",
+            unit="percentunit",
+            queries=(Query(expr=share_within(METADATA_READY, 15.0), legend="within 15 s"),),
+        ),
+        Panel(
+            title="Metadata ready",
+            description="From a job's creation until its metadata stood: the probe, and the wait for it.",
+            unit="s",
+            queries=quantiles(METADATA_READY),
+            thresholds=((15, "red"),),
+        ),
+    ),
+)
+
+BOARD = Board(
+    uid="rayhaul-sources",
+    title="Rayhaul · Sources and hosts",
+    description="The sites we read from.",
+    rows=(_READING, _TROUBLE),
+)
