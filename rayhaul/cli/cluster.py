@@ -63,7 +63,7 @@ def up(
         words += ["--agents", str(agents)]
     if not detach:
         # From here on this process is the cluster, which says by itself where another one holds the directory.
-        _become("serve_app.up", words)
+        become("serve_app.up", words)
     running = read_up_file(place)
     if running is not None and running.is_running:
         _tell(running, place, "Rayhaul is up already.", as_json=as_json)
@@ -119,13 +119,13 @@ def deploy(
     words = ["--address", address, "--host", host, "--port", str(port), "--ready-s", str(ready_s)]
     if data_dir is not None:
         words += ["--data-dir", str(data_dir.expanduser().resolve())]
-    _become("serve_app.deploy", [*words, *(["--key-only"] if key_only else [])])
+    become("serve_app.deploy", [*words, *(["--key-only"] if key_only else [])])
 
 
 def undeploy(*, address: Address = "auto") -> None:
     """Stop Rayhaul on a Ray cluster. Ledger and bucket stay; its jobs go on with the next `deploy`."""
     _check_ray()
-    _become("serve_app.deploy", ["--address", address, "--stop"])
+    become("serve_app.deploy", ["--address", address, "--stop"])
 
 
 def _check_ray() -> None:
@@ -134,7 +134,7 @@ def _check_ray() -> None:
         raise typer.Exit(Exit.USAGE)
 
 
-def _become(module: str, words: Sequence[str]) -> NoReturn:
+def become(module: str, words: Sequence[str]) -> NoReturn:
     """Go on as the process that does it: the exit code is its own."""
     os.execv(sys.executable, [sys.executable, "-m", module, *words])  # noqa: S606 - no shell, and our own interpreter
 

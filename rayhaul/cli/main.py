@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import rayhaul
-from rayhaul.cli import agents, cluster, dlq, keys, queue, webhooks
+from rayhaul.cli import agents, cluster, dlq, grafana, keys, queue, webhooks
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
 from rayhaul.cli.importing import import_
@@ -64,6 +64,7 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(grafana.app, name="grafana")
 
 
 def main() -> None:
