@@ -130,7 +130,7 @@ def _put_datasource(grafana: GrafanaFace, target: Target) -> tuple[str | None, s
                 "Prometheus is (--prometheus), and it is made"
             )
         return None, str(found["uid"])
-    wanted = {
+    wanted: dict[str, Any] = {
         "name": target.datasource,
         "type": "prometheus",
         "access": "proxy",
