@@ -41,7 +41,6 @@ from rayhaul.lease import (
     SessionState,
     Transferred,
 )
-from rayhaul.log import redacted
 from rayhaul.metrics import (
     CHECKSUM_MISMATCHES,
     FENCED_WRITES,
@@ -55,6 +54,7 @@ from rayhaul.metrics import (
 )
 from rayhaul.policy import parking, retry
 from rayhaul.policy.naming import object_key
+from rayhaul.redaction import redacted
 from rayhaul.settings import LivenessSettings, QuotaSettings, TransferSettings
 
 #: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.

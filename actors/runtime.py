@@ -88,10 +88,10 @@ def _actor(kind: type, name: str, resources: dict[str, float]) -> Any:
     return wrapped.options(name=name, resources=resources, **_FOR_EVER)
 
 
-def _begin_process(service: str, level: str) -> None:
+def _begin_process(service: str, settings: Settings) -> None:
     """Set up logging, and have the kernel kill this process when its parent dies (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    log.setup(service, level)
+    log.setup(service, settings.log_level, secrets=settings.secrets, file_bytes_max=log.FILE_BYTES_MAX)
 
 
 def _for_life(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -111,7 +111,7 @@ class SchedulerActor:
     """The scheduler's process. It serves calls once the ledger is open and the book rebuilt."""
 
     def __init__(self, settings: Settings, ledger_url: str, bucket: str, scaling_rule: AlertRule) -> None:
-        _begin_process("scheduler", settings.log_level)
+        _begin_process("scheduler", settings)
         meter = Meter()
         self._ledger = open_ledger(settings.ledger, ledger_url)
         self._scheduler = Scheduler(
@@ -189,7 +189,7 @@ class AgentActor:
     """An agent's process."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        _begin_process("agent", settings.log_level)
+        _begin_process("agent", settings)
         self._ready: asyncio.Future[Agent] = asyncio.get_running_loop().create_future()
         self._running = _for_life(self._run(name, settings))
 
@@ -242,7 +242,7 @@ class CourierActor:
     """The courier's process. Receivers that hang or pour forth hold up nobody's turns here."""
 
     def __init__(self, settings: Settings, ledger_url: str) -> None:
-        _begin_process("scheduler", settings.log_level)
+        _begin_process("scheduler", settings)
         self._running = _for_life(self._run(settings, ledger_url))
 
     async def _run(self, settings: Settings, ledger_url: str) -> None:

@@ -32,11 +32,11 @@ from rayhaul.ids import NewId
 from rayhaul.job import Job, Priority, utc
 from rayhaul.lease import AgentReport, Notice, ReportReply
 from rayhaul.ledger.base import ApiKey, IdempotencyRecord, Ledger, Viewer
-from rayhaul.log import redacted
 from rayhaul.metrics import Meter, Snapshot, merge
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.policy.naming import object_key
 from rayhaul.policy.queueing import shares_of
+from rayhaul.redaction import redacted
 from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -296,7 +296,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warn", "error"] = Field(
+        "info", description="debug, info, warn or error: of our own lines; libraries speak from warn up."
+    )
     data_dir: Path = Field(Path("~/.rayhaul"), description="Where the embedded cluster keeps its data.")
     s3: S3Settings = S3Settings()
     ledger: LedgerSettings = LedgerSettings()
@@ -313,6 +315,20 @@ class Settings(BaseSettings):
     alerts: AlertsSettings = AlertsSettings()
     webhook: WebhookSettings = WebhookSettings()
     otlp: OtlpSettings = OtlpSettings()
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _spell(cls, level: object) -> object:
+        """Take Python's word, and capitals, too."""
+        level = level.lower() if isinstance(level, str) else level
+        return "warn" if level == "warning" else level
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must stand in no log line."""
+        found = [self.s3.secret_access_key, self.webhook.secret]
+        texts = [secret.get_secret_value() for secret in found if secret is not None]
+        return tuple(part for text in texts for part in _split_commas(text))
 
     @classmethod
     def settings_customise_sources(

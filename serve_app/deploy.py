@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         first = error.errors()[0]
         _complain(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}")
         return _EXIT_USAGE
-    log.setup("cli", "warning")
+    log.setup("cli", "warn")
     target = Target(
         address=arguments.address,
         host=arguments.host,

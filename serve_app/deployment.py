@@ -42,8 +42,8 @@ class Api:
     """A replica: it reads the ledger itself and asks the scheduler for the rest."""
 
     def __init__(self, settings: Settings, ledger_url: str) -> None:
-        log.setup("api", settings.log_level)
         replica = IdFactory()("api")
+        log.setup("api", settings.log_level, secrets=settings.secrets, file_bytes_max=log.FILE_BYTES_MAX)
         self._ledger = open_ledger(settings.ledger, ledger_url, read_only=True)
         # Presigning is arithmetic: the sink is never connected here.
         self._links = Sink(settings.s3, meter=Meter(), connections_max=1)

@@ -224,6 +224,8 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(place.token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # What Ray's own processes in C++ write becomes JSON, one object a line (rayhaul/log_lines.py reads it).
+        "RAY_BACKEND_LOG_JSON": "1",
         # Ray would run its processes at nice 15; moving bytes is what they are for.
         "RAY_worker_niceness": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
@@ -238,6 +240,8 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        # Not to this machine's syslog: HAProxy writes down whole URLs. Ours are the lines about requests.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/null",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),

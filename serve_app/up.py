@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         first = error.errors()[0]
         _complain(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}")
         return _EXIT_USAGE
-    log.setup("cli", "warning")
+    log.setup("cli", "warn")
     place = Place(data_dir=settings.data_dir.expanduser().resolve(), host=arguments.host, port=arguments.port)
     cluster = EmbeddedCluster(place, settings, lambda step: _say(f"starting {step} …"))
     _on_signals(_stop_start)

@@ -5,10 +5,8 @@ Laws of this file:
 2. Header values never leave; `Job.spec.headers` is not read here.
 """
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -17,7 +15,7 @@ from actors.ports import AgentView, JobState, LeaseView, QueueView
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress
 from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey
-from rayhaul.log import redacted
+from rayhaul.redaction import clean, redacted, without_url_secrets
 from rayhaul.wire import (
     AgentJobReport,
     CapacityView,
@@ -41,7 +39,6 @@ from rayhaul.wire import (
 #: While bytes move, speed and time left mean something.
 MOVING = frozenset({JobStatus.DOWNLOADING, JobStatus.UPLOADING})
 
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
 _NOTHING = Progress()
 
 
@@ -53,15 +50,6 @@ def reply(model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | N
         media_type="application/json",
         headers=None if headers is None else dict(headers),
     )
-
-
-def without_secrets(text: str) -> str:
-    """Return the text with every URL in it cut down to scheme, host and path.
-
-    >>> without_secrets("GET https://me:pw@files.example/a?sig=1 said 403")
-    'GET https://files.example/a said 403'
-    """
-    return _URL.sub(lambda match: redacted(match.group()), text) if "://" in text else text
 
 
 def job_view(job: Job, live: Progress | None, *, bucket: str) -> JobView:
@@ -92,7 +80,7 @@ def job_view(job: Job, live: Progress | None, *, bucket: str) -> JobView:
         else None,
         error=ErrorView(
             code=error.code,
-            message=without_secrets(error.message),
+            message=without_url_secrets(error.message),
             fault=error.fault,
             retryable=error.retryable,
         )
@@ -161,7 +149,7 @@ def event_view(record: EventRecord) -> EventView:
         user_id=record.user_id,
         correlation_id=record.correlation_id,
         status=record.status,
-        payload=_clean(record.payload),
+        payload=clean(record.payload),
     )
 
 
@@ -182,17 +170,6 @@ def progress_event(
     )
 
 
-def _clean(value: Any) -> Any:
-    """Return JSON with the secrets of every URL in it removed."""
-    if isinstance(value, str):
-        return without_secrets(value)
-    if isinstance(value, Mapping):
-        return {name: _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
-    return value
-
-
 def agent_view(agent: AgentView) -> CapacityView:
     return CapacityView(
         agent=agent.agent,
@@ -208,7 +185,7 @@ def agent_view(agent: AgentView) -> CapacityView:
 
 
 def _sentence(text: str | None) -> str | None:
-    return None if text is None else without_secrets(text)
+    return None if text is None else without_url_secrets(text)
 
 
 def queue_report(queue: QueueView) -> QueueReport:

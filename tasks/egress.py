@@ -39,8 +39,8 @@ from rayhaul.errors import (
     SourceTruncated,
     SourceUnreachable,
 )
-from rayhaul.log import redacted
 from rayhaul.metrics import EGRESS_DENIED, SOURCE_BYTES, Meter
+from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.guard import AddressGuard, Denied, check_headers
 

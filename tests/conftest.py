@@ -3,9 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from log_watch import watch
 from store import running_store
 
 from serve_app.seaweed import Seaweed
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have every log line of the session checked."""
+    config.pluginmanager.register(watch, "log-watch")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from rayhaul.cli.progress import display
 from rayhaul.client.aio import AsyncClient
 from rayhaul.client.errors import ClientError
 from rayhaul.job import JobStatus, Priority
-from rayhaul.log import redacted
+from rayhaul.redaction import redacted
 from rayhaul.wire import DownloadLink, JobView
 
 _ONE_URL_ONLY = ("key", "checksum", "filename", "mirrors")

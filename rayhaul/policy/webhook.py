@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +18,7 @@ from enum import StrEnum
 from typing import Any
 
 from rayhaul.job import TRANSITIONS, JobEvent, JobStatus
-from rayhaul.log import redacted
+from rayhaul.redaction import clean
 from rayhaul.wire import timestamp
 
 #: Waits after the first, second, … try; later ones wait as long as the last. The tenth comes some three days after the
@@ -33,7 +32,6 @@ _STATUS: Mapping[JobEvent, JobStatus] = {
     JobEvent.CREATED: JobStatus.QUEUED,
     **{event: status for arrows in TRANSITIONS.values() for event, status in arrows.items()},
 }
-_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>]+")
 #: The receiver, or what stands before it, asks for less: the rest of its messages should wait as well.
 _BUSY = frozenset({429, 502, 503, 504})
 
@@ -92,21 +90,10 @@ def body(*, event: str, job_id: str, user_id: str, created_at: datetime, payload
             "userId": user_id,
             "correlationId": payload.get("correlationId"),
             "status": _STATUS[JobEvent(event)],
-            "payload": _clean(payload),
+            "payload": clean(payload),
         },
     }
     return json.dumps(told, separators=(",", ":")).encode("ascii")
-
-
-def _clean(value: Any) -> Any:
-    """Return JSON with the secrets of every URL in it removed."""
-    if isinstance(value, str):
-        return _URL.sub(lambda match: redacted(match.group()), value)
-    if isinstance(value, Mapping):
-        return {name: _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
-    return value
 
 
 def headers(*, message_id: str, now_s: float, body: bytes, keys: Sequence[bytes]) -> Mapping[str, str]:
