@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from actors.log_files import ClusterLines
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import Job, JobSpec, Priority, Progress
 from rayhaul.lease import AgentReport, Order, ReportReply, UploadSession
 from rayhaul.ledger.base import ApiKey, Viewer
+from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Snapshot
 
 
@@ -177,6 +179,14 @@ class ControlPlane(Protocol):
 
     async def ready(self) -> bool:
         """Whether the ledger can be written and an agent is online."""
+        ...
+
+
+class LogReader(Protocol):
+    """The log files of all nodes, seen by the API."""
+
+    async def read(self, wanted: Wanted, lines_max: int) -> ClusterLines:
+        """Return the newest lines that are wanted, oldest first. Raises: Unavailable."""
         ...
 
 

@@ -102,6 +102,18 @@ class Wanted:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_since_text", "" if self.since is None else _timestamp(self.since))
 
+    @property
+    def is_ours_only(self) -> bool:
+        """Whether only lines of ours can be what is asked for: Ray knows no job of ours."""
+        return bool(self.needles)
+
+    @property
+    def needles(self) -> tuple[str, ...]:
+        """Values of which a line that is wanted has at least one; empty: any line may be wanted."""
+        if self.agent_id is not None:
+            return (self.agent_id,)
+        return tuple(needle for needle in (self.job_id, self.correlation_id) if needle is not None)
+
     def takes(self, line: Mapping[str, Any]) -> bool:
         is_rays = str(line.get("handler", "")).startswith("ray/")
         return (

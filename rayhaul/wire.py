@@ -186,6 +186,18 @@ class AgentsPage(_Response):
     agents: list[CapacityView]
 
 
+class LogsPage(_Response):
+    """Log lines of all nodes, oldest first."""
+
+    #: As rayhaul/log_schema.json has them.
+    lines: list[dict[str, Any]]
+    #: Whether there are older ones.
+    is_cut: bool
+    nodes_count: int
+    #: Nodes whose lines are missing: they did not answer in time.
+    nodes_silent: int
+
+
 class StopRequest(_Request):
     job_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
 

@@ -7,11 +7,25 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from actors.ports import ControlPlane
+from actors.log_files import LocalLogs
+from actors.ports import ControlPlane, LogReader
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
-from serve_app import agents, dlq, events, jobs, keys, openapi, operations, pages, problems, session, webhooks
+from serve_app import (
+    agents,
+    dlq,
+    events,
+    jobs,
+    keys,
+    log_lines,
+    openapi,
+    operations,
+    pages,
+    problems,
+    session,
+    webhooks,
+)
 from serve_app.auth import Keyring
 from serve_app.context import Context
 from serve_app.feed import Feed
@@ -22,6 +36,9 @@ from tasks.guard import AddressGuard
 
 __all__ = ["Links", "create_app"]
 
+#: Where there are no files, there are no lines.
+_NO_LOGS = LocalLogs()
+
 
 def create_app(
     *,
@@ -30,6 +47,7 @@ def create_app(
     links: Links,
     settings: Settings,
     replica: str,
+    logs: LogReader = _NO_LOGS,
     clock: Callable[[], float] = time.time,
 ) -> FastAPI:
     """Return the API. Writes and live state go through `plane`; `ledger` is only read.
@@ -49,7 +67,7 @@ def create_app(
         # Ours are the metrics and the log lines; the framework's would show what a caller sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    for room in (jobs, events, dlq, agents, operations, webhooks, keys, session, pages):
+    for room in (jobs, events, dlq, agents, operations, webhooks, keys, log_lines, session, pages):
         app.include_router(room.routes)
     problems.install(app)
     app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max)
@@ -67,6 +85,7 @@ def create_app(
         guard=AddressGuard(settings.egress),
         keyring=app.state.keyring,
         live=live,
+        logs=logs,
         feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
     )
     return app

@@ -5,6 +5,7 @@ of ours: it also answers what nobody expected.
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterable
 
@@ -26,6 +27,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"
 _UNMATCHED = "(unmatched)"
 #: What is logged where the client went away before an answer began (nginx's code for it).
 _CLIENT_CLOSED = 499
+
+_JOB_ID = re.compile(r"job_[0-9a-z]{26}")
 
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -150,4 +153,8 @@ class _Exchange:
         }
         if self._visit.user_id is not None:
             fields["userId"] = self._visit.user_id
+        job_id = self._visit.job_id or self._scope.get("path_params", {}).get("job_id", "")
+        # What a caller put in its place is not told.
+        if _JOB_ID.fullmatch(job_id):
+            fields["jobId"] = job_id
         log.info("%s %s", fields["handler"], status, extra=fields)

@@ -2,20 +2,25 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.log_files import ClusterLines, NodeLines, joined, read_directory, session_directory
 from actors.runtime import RayScheduler, start_scheduler, tell_metrics
 from rayhaul import log
-from rayhaul.errors import ServiceError
+from rayhaul.errors import ServiceError, Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.ledger.store import open_ledger
+from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
 from serve_app.app import create_app
@@ -25,6 +30,8 @@ from tasks.sink import Sink
 APP = "rayhaul"
 #: Requests and event streams one replica carries at once; a stream is one of them for as long as it is open.
 _ONGOING_MAX = 4096
+#: Longest wait for the log lines of a node; a process may have to be started there first.
+_NODE_LINES_S = 20.0
 _LOGGING = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
 
 
@@ -48,7 +55,12 @@ class Api:
         # Presigning is arithmetic: the sink is never connected here.
         self._links = Sink(settings.s3, meter=Meter(), connections_max=1)
         self._app = create_app(
-            plane=RayScheduler(), ledger=self._ledger, links=self._links, settings=settings, replica=replica
+            plane=RayScheduler(),
+            ledger=self._ledger,
+            links=self._links,
+            settings=settings,
+            replica=replica,
+            logs=_ClusterLogs(),
         )
         # Whichever replica is asked for the metrics: what the others have counted is in the sum.
         meter = self._app.state.replica.meter
@@ -56,6 +68,36 @@ class Api:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
+
+
+class _ClusterLogs:
+    """The log files of all nodes (ports.LogReader), read by a Ray task on each.
+
+    No process of ours has to live there: it is the lines of those that died that are looked for.
+    """
+
+    async def read(self, wanted: Wanted, lines_max: int) -> ClusterLines:
+        try:
+            async with asyncio.timeout(_NODE_LINES_S):
+                nodes = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+        except (RayError, TimeoutError) as error:
+            raise Unavailable("Ray's control service does not answer") from error
+        reader: Any = ray.remote(_node_lines)
+        looks = await asyncio.gather(*(self._look(reader, node, wanted, lines_max) for node in nodes))
+        return joined([look for look in looks if look is not None], lines_max, nodes_count=len(nodes))
+
+    async def _look(self, reader: Any, node_id: str, wanted: Wanted, lines_max: int) -> NodeLines | None:
+        options = {"num_cpus": 0, "max_retries": 0, "enable_task_events": False}
+        there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        with suppress(RayError, TimeoutError):
+            async with asyncio.timeout(_NODE_LINES_S):
+                found: NodeLines = await reader.options(**options, scheduling_strategy=there).remote(wanted, lines_max)
+                return found
+        return None
+
+
+def _node_lines(wanted: Wanted, lines_max: int) -> NodeLines:
+    return read_directory(session_directory(), wanted, lines_max)
 
 
 def run_api(settings: Settings, *, ledger_url: str, host: str, port: int) -> None:

@@ -63,6 +63,7 @@ async def create_job(request: Request, caller: Caller) -> Response:
     submission = _submission(request, caller, (spec,), asked)
     accepted = await replica.finish(replica.plane.submit(submission))
     job = await _accepted_job(replica, caller, submission, accepted)
+    visit_of(request.scope).job_id = job.id
     headers = _replayed(accepted) | {"Location": f"/jobs/{job.id}"}
     return reply(await _view(replica, job), status=201, headers=headers)
 

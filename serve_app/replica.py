@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import Request
 from pydantic import AfterValidator
 
-from actors.ports import ControlPlane
+from actors.ports import ControlPlane, LogReader
 from rayhaul.errors import NotFound
 from rayhaul.job import utc
 from rayhaul.ledger.base import Ledger
@@ -51,6 +51,7 @@ class Replica:
     guard: AddressGuard
     keyring: Keyring
     live: Live
+    logs: LogReader
     feed: Feed
     #: Writes under way; kept here so that they are not collected before they end.
     writing: set[asyncio.Task[Any]] = field(default_factory=set)

@@ -20,6 +20,8 @@ class Visit:
     traceparent: str | None = None
     #: Set when the key was checked.
     user_id: str | None = None
+    #: The job that the request has made; one that it is about stands in its path.
+    job_id: str | None = None
     #: What the key's rate limit said.
     rate: Verdict | None = None
 

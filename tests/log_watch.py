@@ -61,7 +61,7 @@ class LogWatch(logging.Handler):
 
     def check_ours(self, path: Path) -> None:
         """Check a file that should hold lines of ours and nothing else."""
-        for text in path.read_text(errors="replace").split("\n"):
+        for text in path.read_text(errors="replace").split("\n")[:-1]:
             if not _RAYS_OWN.fullmatch(text):
                 self.check(text, "processes")
 
@@ -74,7 +74,7 @@ class LogWatch(logging.Handler):
                 continue
             if part.handler == "ray/worker":
                 self.check_ours(path)
-            texts: Iterable[str] = path.read_text(errors="replace").split("\n")
+            texts: Iterable[str] = path.read_text(errors="replace").split("\n")[:-1]
             for line in read_lines(texts, part):
                 self.counts["as read"] += 1
                 try:

@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from seams import BUCKET, Clock, FakeLinks, Seam
 
+from actors.log_files import LocalLogs
 from actors.ports import (
     Accepted,
     AgentView,
@@ -27,6 +28,7 @@ from actors.ports import (
     ControlPlane,
     JobState,
     LeaseView,
+    LogReader,
     ProgressPage,
     QueueView,
     Submission,
@@ -311,7 +313,7 @@ def api_settings(**api: Any) -> Settings:
 
 @asynccontextmanager
 async def site_at(
-    directory: Path, settings: Settings | None = None, ledger: SqlLedger | None = None
+    directory: Path, settings: Settings | None = None, ledger: SqlLedger | None = None, logs: LogReader | None = None
 ) -> AsyncIterator[Site]:
     """Yield the API with keys for alice, bob (users) and olga (operator).
 
@@ -327,6 +329,7 @@ async def site_at(
         links=FakeLinks(),
         settings=settings or api_settings(),
         replica="api/test",
+        logs=logs or LocalLogs(),
         clock=clock,
     )
     transport = httpx.ASGITransport(app)

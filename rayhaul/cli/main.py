@@ -11,6 +11,7 @@ from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
 from rayhaul.cli.importing import import_
 from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
+from rayhaul.cli.logs import logs
 from rayhaul.cli.output import complain
 from rayhaul.client.errors import ClientError
 
@@ -56,6 +57,7 @@ for command in (
     resume,
     retry,
     requeue,
+    logs,
 ):
     app.command()(command)
 app.command("import")(import_)

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack
@@ -50,6 +50,7 @@ from rayhaul.wire import (
     KeyRequest,
     KeysPage,
     KeyView,
+    LogsPage,
     PriorityRequest,
     QueueReport,
     RotateRequest,
@@ -337,6 +338,29 @@ class AsyncClient:
     async def try_webhook(self, url: str) -> WebhookTestReport:
         """Have a test message sent to a receiver, once; return what came back."""
         return self._read(WebhookTestReport, await self._post("/webhooks/test", WebhookTestRequest, url=url))
+
+    async def logs(
+        self,
+        *,
+        job_id: str | None = None,
+        correlation_id: str | None = None,
+        agent_id: str | None = None,
+        level: str | None = None,
+        ray: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> LogsPage:
+        """Return the newest log lines of all nodes that fit, oldest first. For operators."""
+        params = _params(
+            jobId=job_id,
+            correlationId=correlation_id,
+            agentId=agent_id,
+            level=level,
+            ray=ray,
+            since=None if since is None else since.astimezone(UTC).isoformat(),
+            limit=limit,
+        )
+        return self._read(LogsPage, await self._http.request("GET", "/logs", params=params))
 
     async def create_key(
         self,

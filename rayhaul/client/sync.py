@@ -193,6 +193,7 @@ class Client:
     drain = _blocking(AsyncClient.drain)
     deliveries = _blocking(AsyncClient.deliveries)
     try_webhook = _blocking(AsyncClient.try_webhook)
+    logs = _blocking(AsyncClient.logs)
     create_key = _blocking(AsyncClient.create_key)
     rotate_key = _blocking(AsyncClient.rotate_key)
     keys = _blocking(AsyncClient.keys)

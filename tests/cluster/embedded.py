@@ -1,16 +1,21 @@
 """A real embedded cluster for tests: `rayhaul up` as a process of its own, on its own ports and directories."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from log_watch import watch
+
 from rayhaul import Client
+from rayhaul.log_lines import part_of
 from serve_app.embedded import Place
 
 _UP_TIMEOUT_S = 120
@@ -83,12 +88,16 @@ class Embedded:
         eventually(is_up, within_s=_UP_TIMEOUT_S, what="the cluster is up")
 
     def signal(self, number: signal.Signals) -> float:
-        """Send a signal to `up` and wait for its end; return how long that took."""
+        """Send a signal to `up` and wait for its end; return how long that took. Its log lines are checked."""
         assert self._process is not None
+        kept = self._keep_logs()
         began_s = time.monotonic()
         self._process.send_signal(number)
         self._process.wait(60)
-        return time.monotonic() - began_s
+        took_s = time.monotonic() - began_s
+        watch.check_ray_session(kept)
+        shutil.rmtree(kept)
+        return took_s
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -108,6 +117,18 @@ class Embedded:
             if mark in marks and name in command:
                 found[int(entry.name)] = command
         return found
+
+    def _keep_logs(self) -> Path:
+        """Give the log files of the Ray session second names: `up` removes them when it ends."""
+        kept = Path(tempfile.mkdtemp(dir=self.data_dir.parent, prefix="logs-"))
+        for logs in self.temp_dir.glob("session_2*/logs"):
+            for path in logs.rglob("*"):
+                name = path.relative_to(logs)
+                if path.is_file() and part_of(str(name)) is not None:
+                    (kept / name).parent.mkdir(exist_ok=True)
+                    with suppress(OSError):  # written anew or gone this moment
+                        (kept / name).hardlink_to(path)
+        return kept
 
     @property
     def temp_dir(self) -> Path:

@@ -8,8 +8,10 @@ import urllib.request
 
 import pytest
 from embedded import Embedded, eventually
+from log_watch import valid
 from origin import Origin
 from test_cluster import MIB
+from test_faults import kill_agent_of
 
 from rayhaul.job import JobStatus
 
@@ -45,6 +47,39 @@ def test_jobs_job_cancel(cluster: Embedded, origin: Origin) -> None:
     with cluster.client() as client:
         assert client.get(job_id).status is JobStatus.CANCELLED
     assert rayhaul(cluster, "job", "job_nobody").returncode != 0
+
+
+def test_logs_of_a_job_whose_agent_is_gone(cluster: Embedded, origin: Origin) -> None:
+    """The lines of a job are found by its id and by the request's, from API and agent; the agent's outlive it."""
+    with cluster.client() as client:
+        job = client.submit(origin.add("told.bin", size=MIB), correlation_id="tell-me-about-it")
+        job = client.wait(job.id, timeout_s=60)
+        kill_agent_of(cluster, job.agents[0])
+        stranger = client.create_key("eve").key
+    for words in (("--job", job.id), ("--correlation", "tell-me-about-it")):
+        found = rayhaul(cluster, "logs", *words, "--json")
+        assert found.returncode == 0, found.stderr
+        lines = [json.loads(text) for text in found.stdout.splitlines()]
+        for line in lines:
+            valid(line)
+        lines = [line for line in lines if not line.get("handler", "").startswith("GET ")]
+        told = [(line["service"], line["msg"].partition(":")[0]) for line in lines]
+        assert told == [
+            ("api", "POST /jobs 201"),
+            ("agent", "metadata ready"),
+            ("agent", "transfer begins"),
+            ("agent", "transfer done"),
+        ]
+        assert {line["correlationId"] for line in lines} == {"tell-me-about-it"}
+        assert {line["jobId"] for line in lines} == {job.id}
+    assert f"{job.agents[0]}    transfer done: " in rayhaul(cluster, "logs", "--job", job.id).stdout
+    # What Ray says of itself, in C++ and in Python.
+    rays = rayhaul(cluster, "logs", "--ray", "info", "--limit", "10000", "--json").stdout.splitlines()
+    parts = {json.loads(text).get("handler") for text in rays}
+    assert parts >= {"ray/gcs_server", "ray/raylet", "ray/dashboard", "ray/node_agent"}
+    environment = cluster.environment | {"RAYHAUL_URL": cluster.url, "RAYHAUL_API_KEY": stranger}
+    command = [sys.executable, "-m", "rayhaul.cli.main", "logs"]
+    assert subprocess.run(command, capture_output=True, env=environment, timeout=120).returncode == 4
 
 
 def test_keys_and_strangers(cluster: Embedded, origin: Origin) -> None:

@@ -31,6 +31,7 @@ OF_THE_PAGE = {("POST", "/session"), ("DELETE", "/session"), ("GET", "/page/{nam
 OPERATORS_ONLY = {
     ("PUT", "/jobs/{job_id}/requeue"),
     ("GET", "/agents"),
+    ("GET", "/logs"),
     ("GET", "/agents/{agent}"),
     ("GET", "/agents/{agent}/status/{job_id}"),
     ("POST", "/agents/{agent}/stop"),
@@ -388,6 +389,7 @@ async def test_one_log_line_a_request(site: Site) -> None:
         "correlationId": "find-me-again",
         "handler": "GET /jobs/{job_id}",
         "userId": "alice",
+        "jobId": UNKNOWN,
         "statusCode": 404,
         "msg": "GET /jobs/{job_id} 404",
     }
