@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -26,6 +25,8 @@ from rayhaul.settings import Settings
 from serve_app.app import create_app
 from serve_app.starting import StartRefused, prepare_ledger
 from tasks.sink import Sink
+
+logger = logging.getLogger(__name__)
 
 APP = "rayhaul"
 #: Requests and event streams one replica carries at once; a stream is one of them for as long as it is open.
@@ -71,7 +72,7 @@ class Api:
 
 
 class _ClusterLogs:
-    """The log files of all nodes (ports.LogReader), read by a Ray task on each.
+    """The log files of all nodes (ports.LogReader): here by this process, elsewhere by a Ray task.
 
     No process of ours has to live there: it is the lines of those that died that are looked for.
     """
@@ -82,18 +83,22 @@ class _ClusterLogs:
                 nodes = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
         except (RayError, TimeoutError) as error:
             raise Unavailable("Ray's control service does not answer") from error
-        reader: Any = ray.remote(_node_lines)
-        looks = await asyncio.gather(*(self._look(reader, node, wanted, lines_max) for node in nodes))
-        return joined([look for look in looks if look is not None], lines_max, nodes_count=len(nodes))
+        here = ray.get_runtime_context().get_node_id()
+        looks = [self._look_at(node, wanted, lines_max) for node in nodes if node != here]
+        found = await asyncio.gather(asyncio.to_thread(_node_lines, wanted, lines_max), *looks)
+        return joined([look for look in found if look is not None], lines_max, nodes_count=len(nodes))
 
-    async def _look(self, reader: Any, node_id: str, wanted: Wanted, lines_max: int) -> NodeLines | None:
+    async def _look_at(self, node_id: str, wanted: Wanted, lines_max: int) -> NodeLines | None:
+        reader: Any = ray.remote(_node_lines)
         options = {"num_cpus": 0, "max_retries": 0, "enable_task_events": False}
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        with suppress(RayError, TimeoutError):
+        try:
             async with asyncio.timeout(_NODE_LINES_S):
-                found: NodeLines = await reader.options(**options, scheduling_strategy=there).remote(wanted, lines_max)
-                return found
-        return None
+                look: NodeLines = await reader.options(**options, scheduling_strategy=there).remote(wanted, lines_max)
+                return look
+        except (RayError, TimeoutError) as error:
+            logger.warning("no log lines from node %s: %s", node_id, type(error).__name__)
+            return None
 
 
 def _node_lines(wanted: Wanted, lines_max: int) -> NodeLines:

@@ -58,7 +58,7 @@ def test_logs_of_a_job_whose_agent_is_gone(cluster: Embedded, origin: Origin) ->
         stranger = client.create_key("eve").key
     for words in (("--job", job.id), ("--correlation", "tell-me-about-it")):
         found = rayhaul(cluster, "logs", *words, "--json")
-        assert found.returncode == 0, found.stderr
+        assert (found.returncode, found.stderr) == (0, "")
         lines = [json.loads(text) for text in found.stdout.splitlines()]
         for line in lines:
             valid(line)
