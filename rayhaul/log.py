@@ -25,6 +25,7 @@ from typing import Any
 from rayhaul.lease import JobContext
 from rayhaul.log_file import Stderr
 from rayhaul.redaction import without_secrets
+from rayhaul.tracing import current, parsed
 
 SERVICES = ("api", "scheduler", "agent", "dashboards", "cli")
 
@@ -83,7 +84,7 @@ def bind_job(context: JobContext) -> Iterator[None]:
         userId=context.user_id,
         jobId=context.job_id,
         attempt=context.attempt or None,
-        traceId=context.traceparent.split("-")[1] if context.traceparent else None,
+        traceId=trace.trace_id if (trace := parsed(context.traceparent)) else None,
     ):
         yield
 
@@ -91,6 +92,11 @@ def bind_job(context: JobContext) -> Iterator[None]:
 def bound() -> Mapping[str, Any]:
     """Return the fields bound here."""
     return _bound.get()
+
+
+def _span_ids() -> Mapping[str, str]:
+    span = current().context
+    return {} if span is None else {"traceId": span.trace_id, "spanId": span.span_id}
 
 
 class JsonFormatter(logging.Formatter):
@@ -107,7 +113,11 @@ class JsonFormatter(logging.Formatter):
             "level": level_of(record.levelno),
             "service": self._service,
         }
-        extra = {**_bound.get(), **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)}}
+        extra = {
+            **_bound.get(),
+            **_span_ids(),
+            **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
+        }
         line.update({name: extra[name] for name in FIELDS if extra.get(name) is not None})
         message = record.getMessage()
         if record.exc_info and record.exc_info[0]:

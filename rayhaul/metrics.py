@@ -135,6 +135,9 @@ WEBHOOKS_GIVEN_UP = Metric(
     "rayhaul_webhooks_given_up_total", _C, "Webhook messages that were never delivered.", ("reason",)
 )
 WEBHOOKS_HELD = Metric("rayhaul_webhooks_held", _G, "Webhook messages in the courier's hands.")
+TRACE_SPANS = Metric(
+    "rayhaul_trace_spans_total", _C, "Spans sent to the trace collector, dropped before or failed.", ("result",)
+)
 TICK_ERRORS = Metric("rayhaul_scheduler_tick_errors_total", _C, "Turns of the control loop that failed.")
 AGENT_ERRORS = Metric("rayhaul_agent_errors_total", _C, "Unexpected errors in an agent's slots.")
 
