@@ -15,9 +15,11 @@ from contextlib import suppress
 from random import Random
 
 from actors.fitness import unfit
+from actors.following import order_span
 from actors.holding import Held, Rate, key_of, progress_of
 from actors.outbox import Control, Outbox
 from actors.ports import Reports
+from rayhaul import tracing
 from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError
 from rayhaul.ids import NewId
@@ -38,6 +40,7 @@ from rayhaul.lease import (
 from rayhaul.log import bind, bind_job
 from rayhaul.metrics import AGENT_ERRORS, Meter
 from rayhaul.settings import AgentSettings, Settings
+from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
 from tasks.probe import probe
@@ -66,6 +69,7 @@ class Agent:
         meter: Meter,
         new_id: NewId,
         rng: Random,
+        tracer: Tracer = OFF,
         unfit: Callable[[AgentSettings], str | None] = unfit,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -79,6 +83,7 @@ class Agent:
         self._meter = meter
         self._new_id = new_id
         self._rng = rng
+        self._tracer = tracer
         self._judge = unfit
         self._judged_at_s = float("-inf")
         self._unfit: str | None = None
@@ -145,7 +150,7 @@ class Agent:
     async def _carry_out(self, held: Held) -> None:
         order = held.order
         # Orders come in through calls of their own: what `run` has bound is not bound there.
-        with bind(agentId=self.name), bind_job(order.context):
+        with bind(agentId=self.name), bind_job(order.context), order_span(self._tracer, order, self.name) as span:
             try:
                 match order:
                     case ProbeOrder():
@@ -155,14 +160,17 @@ class Agent:
                     case AbortOrder():
                         await self._abort(order)
             except asyncio.CancelledError:
+                span.set({"cancelled": True})
                 if not (held.lost or self._stopping):
                     raise
             except LeaseLost:
+                span.fail(LeaseLost.code)
                 if not held.lost:
                     self._let_go.add(key_of(order))
                 log.warning("lease lost: stopped", extra={"code": LeaseLost.code})
             except Exception:
                 # A slot outlives what happens in it.
+                span.fail(Internal.code)
                 self._meter.inc(AGENT_ERRORS)
                 log.exception("order failed unexpectedly")
             finally:
@@ -181,6 +189,7 @@ class Agent:
             )
         except RayhaulError as error:
             log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
+            tracing.current().fail(error.code)
             told: Notice = ProbeFailed(
                 notice_id=self._new_id("note"),
                 order_id=order.order_id,
@@ -189,6 +198,7 @@ class Agent:
             )
         else:
             log.info("metadata ready", extra={"durationMs": found.fetch_ms})
+            tracing.current().set({"bytes": found.size_bytes})
             told = Probed(
                 notice_id=self._new_id("note"), order_id=order.order_id, job_id=order.context.job_id, metadata=found
             )
@@ -220,14 +230,17 @@ class Agent:
             raise
         except RayhaulError as error:
             log.warning("transfer failed: %s", error.message, extra={"code": error.code})
+            tracing.current().fail(error.code)
             await self._outbox.tell(self._failed(order, error.failure()))
         except Exception as error:
             self._meter.inc(AGENT_ERRORS)
             log.exception("transfer failed unexpectedly")
+            tracing.current().fail(Internal.code)
             failure = Internal(f"unexpected {type(error).__name__} in the agent").failure()
             await self._outbox.tell(self._failed(order, failure))
         else:
             log.info("transfer done: %s", result.key, extra={"durationMs": self._since_ms(began_s)})
+            tracing.current().set({"bytes": result.size_bytes})
             await self._outbox.tell(
                 Transferred(
                     notice_id=self._new_id("note"),

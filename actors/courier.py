@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Protocol
 
+from actors.following import webhook_span
 from actors.mailbag import BEHIND_MAX, Mailbag, receiver_of
 from rayhaul.errors import RayhaulError
 from rayhaul.job import utc
@@ -24,6 +25,7 @@ from rayhaul.log import bind
 from rayhaul.metrics import TICK_ERRORS, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, WEBHOOKS_HELD, Meter
 from rayhaul.policy.webhook import Outcome, Result, next_try
 from rayhaul.settings import WebhookSettings
+from rayhaul.tracing import OFF, Tracer
 from tasks.egress import GuardedClient
 from tasks.webhook import deliver
 
@@ -66,6 +68,7 @@ class Courier:
         settings: WebhookSettings,
         meter: Meter,
         rng: Random,
+        tracer: Tracer = OFF,
         clock: Callable[[], float] = time.time,
         poll_s: float = POLL_S,
     ) -> None:
@@ -74,6 +77,7 @@ class Courier:
         self._settings = settings
         self._meter = meter
         self._rng = rng
+        self._tracer = tracer
         self._clock = clock
         self._poll_s = poll_s
         self._bag = Mailbag(under_way_max=settings.concurrency_max)
@@ -195,7 +199,9 @@ class Courier:
         if self._gone.get(record.url, 0) > self._clock():
             return Outcome(result=Result.GONE, why="it answered 410 a while ago")
         try:
-            outcome = await deliver(self._client, record, self._settings, now_s=self._clock())
+            with webhook_span(self._tracer, record) as span:
+                outcome = await deliver(self._client, record, self._settings, now_s=self._clock())
+                span.set({"http.response.status_code": outcome.status, "result": outcome.result})
         except Exception:
             # One message that we cannot send must not end the courier: it is tried, and given up, like any other.
             log.exception("a webhook could not be sent")

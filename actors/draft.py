@@ -16,7 +16,15 @@ from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, ScalingRecord, UsageRecord
+from rayhaul.ledger.base import (
+    TRACEPARENT,
+    ApiKey,
+    Batch,
+    IdempotencyRecord,
+    OutboxRecord,
+    ScalingRecord,
+    UsageRecord,
+)
 from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
 from rayhaul.policy import parking, quota
 from rayhaul.policy.quota import Usage
@@ -261,7 +269,9 @@ class Draft:
                     user_id=job.user_id,
                     url=job.spec.webhook,
                     event=event,
-                    payload=record.payload,
+                    payload=record.payload
+                    if job.traceparent is None
+                    else {**record.payload, TRACEPARENT: job.traceparent},
                     created_at=self.now,
                 )
             )

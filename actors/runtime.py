@@ -43,6 +43,7 @@ from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Kind, Labels, Meter, Snapshot
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.settings import Settings
+from rayhaul.trace_export import open_tracer
 from tasks.egress import GuardedClient
 from tasks.sink import Sink
 
@@ -195,6 +196,7 @@ class AgentActor:
 
     async def _run(self, name: str, settings: Settings) -> None:
         meter = Meter()
+        tracer = open_tracer(settings.otlp, "agent", meter, instance=f"{name}/{os.getpid()}")
         async with (
             GuardedClient(
                 settings.egress, settings.source, connections_max=settings.agent.connections_max, meter=meter
@@ -210,9 +212,11 @@ class AgentActor:
                 meter=meter,
                 new_id=IdFactory(),
                 rng=Random(),
+                tracer=tracer,
             )
             self._ready.set_result(agent)
             await agent.run()
+        await asyncio.to_thread(tracer.close)
         if agent.superseded:
             # Not an exit on purpose: where this is the life that Ray knows, it starts another one.
             os._exit(_EXIT_SUPERSEDED)
@@ -247,11 +251,14 @@ class CourierActor:
 
     async def _run(self, settings: Settings, ledger_url: str) -> None:
         meter = Meter()
+        tracer = open_tracer(settings.otlp, "courier", meter, instance=f"courier/{os.getpid()}")
         ledger = open_ledger(settings.ledger, ledger_url)
         async with GuardedClient(
             settings.egress, settings.source, connections_max=settings.webhook.concurrency_max, meter=meter
         ) as client:
-            courier = Courier(ledger=ledger, client=client, settings=settings.webhook, meter=meter, rng=Random())
+            courier = Courier(
+                ledger=ledger, client=client, settings=settings.webhook, meter=meter, rng=Random(), tracer=tracer
+            )
             async with asyncio.TaskGroup() as group:
                 group.create_task(courier.run())
                 group.create_task(tell_metrics(IdFactory()("courier"), meter))

@@ -12,6 +12,7 @@ from actors.ports import ControlPlane, LogReader
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
+from rayhaul.trace_export import open_tracer
 from serve_app import (
     agents,
     dlq,
@@ -53,9 +54,11 @@ def create_app(
     """Return the API. Writes and live state go through `plane`; `ledger` is only read.
 
     `replica` names this process in the cluster's metrics. The application needs no lifespan events; call
-    `app.state.replica.feed.close()` before it goes away, to send its event streams elsewhere at once.
+    `app.state.replica.feed.close()` before it goes away, to send its event streams elsewhere at once, and
+    `app.state.replica.tracer.close()`.
     """
     meter = Meter()
+    tracer = open_tracer(settings.otlp, "api", meter, instance=replica)
     live = Live(plane)
     limiter = Limiter(settings.api, meter=meter, clock=clock)
     app = FastAPI(
@@ -70,7 +73,7 @@ def create_app(
     for room in (jobs, events, dlq, agents, operations, webhooks, keys, log_lines, session, pages):
         app.include_router(room.routes)
     problems.install(app)
-    app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max)
+    app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max, tracer=tracer)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
     app.state.limiter = limiter
     app.state.keyring = Keyring(ledger, plane.note_keys_used, keep_s=settings.api.key_cache_s, clock=clock)
@@ -87,5 +90,6 @@ def create_app(
         live=live,
         logs=logs,
         feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
+        tracer=tracer,
     )
     return app

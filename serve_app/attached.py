@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from actors.runtime import NAMESPACE, SCHEDULER, dismiss_agents, start_scheduler, stop_scheduler
 from rayhaul.errors import Unavailable
 from rayhaul.settings import Settings
+from rayhaul.trace_export import check_exporter
 from serve_app.deployment import listens_at, run_api, stop_api
 from serve_app.starting import (
     StartRefused,
@@ -92,6 +93,7 @@ def deploy(target: Target, settings: Settings, say: Say) -> Deployed:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         ledger_url = target.ledger_url(settings)
         check(settings, ledger_url, nodes)
+        check_exporter(settings.otlp)
         settings = with_ledger_key(settings, target.ledger_key_path)
         _check_port(target)
         check_ledger(settings, ledger_url)

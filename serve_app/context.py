@@ -1,4 +1,4 @@
-"""What surrounds every request: correlation id, log line, metrics, body limit, security headers.
+"""What surrounds every request: correlation id, span, log line, metrics, body limit, security headers.
 
 Pure ASGI, so that event streams pass through unbuffered and a client that hangs up is seen at once. It stands outermost
 of ours: it also answers what nobody expected.
@@ -15,9 +15,10 @@ from rayhaul import ids
 from rayhaul import log as rayhaul_log
 from rayhaul.errors import Internal, RayhaulError
 from rayhaul.metrics import HTTP_DURATION, HTTP_REQUESTS, Meter
+from rayhaul.tracing import NO_SPAN, OFF, Kind, Span, TraceContext, Tracer, parsed, unrecorded
 from serve_app import edge, problems
 from serve_app.limits import Limiter
-from serve_app.visit import Visit, enter, valid_traceparent
+from serve_app.visit import Visit, enter
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 #: Route label of a request that no route wanted.
 _UNMATCHED = "(unmatched)"
+#: Asked every few seconds by machines; nobody looks for their traces.
+_UNTRACED = frozenset({"/livez", "/readyz", "/metrics"})
 #: What is logged where the client went away before an answer began (nginx's code for it).
 _CLIENT_CLOSED = 499
 
@@ -43,30 +46,40 @@ _CSP_PAGE = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'non
 
 
 class Context:
-    def __init__(self, app: ASGIApp, *, meter: Meter, limiter: Limiter, body_bytes_max: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, meter: Meter, limiter: Limiter, body_bytes_max: int, tracer: Tracer = OFF
+    ) -> None:
         self.app = app
         self.meter = meter
         self.limiter = limiter
         self.body_bytes_max = body_bytes_max
+        self.tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _visit(scope["headers"])
-        enter(scope, visit)
-        with rayhaul_log.bind(correlationId=visit.correlation_id, traceId=visit.trace_id):
-            await _Exchange(self, visit, scope, receive, send).run()
+        correlation_id, caller = _ids(scope["headers"])
+        with self._span(scope, caller) as span:
+            visit = Visit(correlation_id, span.context or caller or unrecorded())
+            enter(scope, visit)
+            with rayhaul_log.bind(correlationId=correlation_id, traceId=visit.trace.trace_id):
+                await _Exchange(self, visit, scope, receive, send).run(span)
+
+    def _span(self, scope: Scope, caller: TraceContext | None) -> Span:
+        return NO_SPAN if scope["path"] in _UNTRACED else self.tracer.span("", Kind.SERVER, parent=caller)
 
 
-def _visit(headers: Iterable[tuple[bytes, bytes]]) -> Visit:
-    correlation = traceparent = None
+def _ids(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, TraceContext | None]:
+    """Return the correlation id, and what the caller's trace is; of several traceparents none counts (W3C 3.2.1)."""
+    correlation = None
+    traceparents = []
     for name, value in headers:
         if name == b"x-correlation-id":
             correlation = correlation or value.decode("latin-1")
         elif name == b"traceparent":
-            traceparent = value.decode("latin-1")
-    return Visit(ids.correlation_id(correlation), valid_traceparent(traceparent))
+            traceparents.append(value.decode("latin-1"))
+    return ids.correlation_id(correlation), parsed(traceparents[0]) if len(traceparents) == 1 else None
 
 
 class _Exchange:
@@ -85,7 +98,7 @@ class _Exchange:
         self._body_bytes = 0
         self._status: int | None = None
 
-    async def run(self) -> None:
+    async def run(self, span: Span) -> None:
         try:
             refused = edge.refusal(self._scope, body_bytes_max=self._body_bytes_max)
             if refused is not None:
@@ -98,6 +111,7 @@ class _Exchange:
                 raise
             await self._answer(Internal(str(err)))
         finally:
+            self._describe(span)
             self._log()
 
     async def _answer(self, error: RayhaulError) -> None:
@@ -141,6 +155,19 @@ class _Exchange:
     def _count(self, status: int) -> None:
         self._meter.inc(HTTP_REQUESTS, self._method, self._route, str(status))
         self._meter.observe(HTTP_DURATION, time.perf_counter() - self._began, self._method, self._route)
+
+    def _describe(self, span: Span) -> None:
+        """Say what was asked, by OpenTelemetry's names for HTTP servers. The path may be long, the query secret."""
+        span.name(f"{self._method} {self._route}")
+        span.set(
+            {
+                "http.request.method": self._method,
+                "http.route": self._route,
+                "http.response.status_code": self._status or _CLIENT_CLOSED,
+                "correlationId": self._visit.correlation_id,
+                "userId": self._visit.user_id,
+            }
+        )
 
     def _log(self) -> None:
         if not log.isEnabledFor(logging.INFO):

@@ -22,6 +22,8 @@ from rayhaul.ledger.store import open_ledger
 from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
+from rayhaul.trace_export import check_exporter
+from rayhaul.tracing import OFF, Tracer
 from serve_app.app import create_app
 from serve_app.starting import StartRefused, prepare_ledger
 from tasks.sink import Sink
@@ -49,6 +51,8 @@ _LOGGING = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log
 class Api:
     """A replica: it reads the ledger itself and asks the scheduler for the rest."""
 
+    _tracer: Tracer = OFF
+
     def __init__(self, settings: Settings, ledger_url: str) -> None:
         replica = IdFactory()("api")
         log.setup("api", settings.log_level, secrets=settings.secrets, file_bytes_max=log.FILE_BYTES_MAX)
@@ -66,9 +70,14 @@ class Api:
         # Whichever replica is asked for the metrics: what the others have counted is in the sum.
         meter = self._app.state.replica.meter
         self._telling = asyncio.get_running_loop().create_task(tell_metrics(replica, meter))
+        self._tracer = self._app.state.replica.tracer
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
+
+    def __del__(self) -> None:
+        # Serve calls it when the replica is stopped.
+        self._tracer.close()
 
 
 class _ClusterLogs:
@@ -141,6 +150,7 @@ def app_builder(arguments: dict[str, Any]) -> serve.Application:
     settings = Settings()
     if settings.s3.bucket is None or settings.ledger.url is None:
         raise StartRefused("bucket and ledger must be set: RAYHAUL_S3__BUCKET and RAYHAUL_LEDGER__URL")
+    check_exporter(settings.otlp)
     prepare_ledger(settings, settings.ledger.url)
     start_scheduler(settings, ledger_url=settings.ledger.url, bucket=settings.s3.bucket)
     return _application(settings, settings.ledger.url)

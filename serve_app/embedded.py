@@ -23,6 +23,7 @@ from pathlib import Path
 from rayhaul.client.endpoint import write_last_up, write_up_file
 from rayhaul.errors import RayhaulError, ServiceError
 from rayhaul.settings import Settings
+from rayhaul.trace_export import check_exporter
 from serve_app.seaweed import Seaweed, StorePorts
 from serve_app.starting import (
     StartRefused,
@@ -127,6 +128,7 @@ class EmbeddedCluster:
         _reap(place.data_dir)
         _check_disk(place.data_dir)
         _check_port(place.host, place.port)
+        check_exporter(self._settings.otlp)
         settings = with_ledger_key(self._with_bucket(), place.ledger_key_path)
         assert settings.s3.bucket is not None
         ledger_url = settings.ledger.url or place.ledger_url

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, FailFast, Field
 from starlette.responses import RedirectResponse, Response
 
 from actors.ports import Accepted, Command, Submission
+from rayhaul import tracing
 from rayhaul.errors import Conflict, Unavailable
 from rayhaul.job import Job, JobSpec, JobStatus
 from rayhaul.ledger.base import JobFilter, Viewer
@@ -61,7 +63,7 @@ async def create_job(request: Request, caller: Caller) -> Response:
     with counting_denials(replica):
         spec = _admitted(asked, replica)
     submission = _submission(request, caller, (spec,), asked)
-    accepted = await replica.finish(replica.plane.submit(submission))
+    accepted = await _submitted(replica, submission)
     job = await _accepted_job(replica, caller, submission, accepted)
     visit_of(request.scope).job_id = job.id
     headers = _replayed(accepted) | {"Location": f"/jobs/{job.id}"}
@@ -88,7 +90,7 @@ async def create_batch(request: Request, caller: Caller) -> Response:
     with counting_denials(replica):
         # Thousands of URLs take a while: not on the event loop.
         submission = await asyncio.to_thread(_batch_submission, request, caller, asked, replica)
-    accepted = await replica.finish(replica.plane.submit(submission))
+    accepted = await _submitted(replica, submission)
     refs = BatchAccepted(jobs=[JobRef(id=job_id) for job_id in accepted.job_ids])
     return reply(refs, status=201, headers=_replayed(accepted))
 
@@ -217,9 +219,30 @@ def _submission(request: Request, caller: Viewer, specs: tuple[JobSpec, ...], as
         user_id=caller.user_id,
         correlation_id=visit.correlation_id,
         specs=specs,
-        traceparent=visit.traceparent,
+        traceparent=visit.trace.traceparent,
         idempotency=None if key is None else (key, fingerprint(asked)),
     )
+
+
+async def _submitted(replica: Replica, submission: Submission) -> Accepted:
+    """Hand a submission over, in the span that its jobs will follow from."""
+    count = len(submission.specs)
+    facts = {
+        "messaging.system": "rayhaul",
+        "messaging.destination.name": "jobs",
+        "messaging.operation.name": "submit",
+        "messaging.operation.type": "send",
+        "messaging.batch.message_count": count if count > 1 else None,
+        "correlationId": submission.correlation_id,
+        "userId": submission.user_id,
+    }
+    with tracing.child("submit jobs", tracing.Kind.PRODUCER, facts) as span:
+        if span.context is not None:
+            submission = replace(submission, traceparent=span.context.traceparent)
+        accepted = await replica.finish(replica.plane.submit(submission))
+        if count == 1:
+            span.set({"jobId": accepted.job_ids[0]})
+        return accepted
 
 
 def _idempotency_key(text: str | None) -> str | None:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rayhaul import tracing
 from rayhaul.errors import Fault, Internal, InvalidRequest, NotFound, RayhaulError, Unauthorized
 from rayhaul.policy.admission import InvalidField
 from rayhaul.wire import Problem
@@ -80,6 +81,10 @@ def response(
 ) -> Response:
     """Return the problem that tells of `error`."""
     status = status or error.http_status
+    span = tracing.current()
+    span.set({"code": error.code})
+    if status >= 500:
+        span.fail(error.code)
     limited = isinstance(error, AskedTooOften)
     problem = Problem(
         type=_QUOTA_EXCEEDED if limited else "about:blank",

@@ -16,6 +16,7 @@ from rayhaul.job import utc
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
+from rayhaul.tracing import Tracer
 from serve_app.auth import Keyring
 from serve_app.feed import Feed
 from serve_app.live import Live
@@ -53,6 +54,7 @@ class Replica:
     live: Live
     logs: LogReader
     feed: Feed
+    tracer: Tracer
     #: Writes under way; kept here so that they are not collected before they end.
     writing: set[asyncio.Task[Any]] = field(default_factory=set)
 

@@ -23,6 +23,7 @@ from rayhaul.job import JobResult, Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
 from rayhaul.settings import TransferSettings
+from rayhaul.tracing import Kind, child
 from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
 from tasks.egress import GuardedClient
@@ -150,8 +151,9 @@ class _Transfer:
             await self._tries.again(partial(self._stream, number, *byte_range(plan, number)))
 
     async def _stream(self, number: int, first_byte: int, end_byte: int) -> None:
-        async with self._intake.range(first_byte, end_byte) as body:
-            await self._upload.send(number, end_byte - first_byte, body)
+        with child("part", attributes={"part": number, "bytes": end_byte - first_byte}):
+            async with self._intake.range(first_byte, end_byte) as body:
+                await self._upload.send(number, end_byte - first_byte, body)
 
     async def _in_order(self, plan: PartPlan) -> JobResult:
         """Fetch ranges one after the other, hash them, and send each while the next one comes."""
@@ -217,7 +219,8 @@ class _Transfer:
             # Counted twice by now: when it was kept, and when it was read again for its hash.
             self._control.progress(-kept.size_bytes)
         if kept is None or (kept.size_bytes, kept.crc64nvme) != (len(part.data), crc64nvme(part.data)):
-            await self._tries.again(partial(self._upload.send, number, len(part.data), part.data))
+            with child("part", attributes={"part": number, "bytes": len(part.data)}):
+                await self._tries.again(partial(self._upload.send, number, len(part.data), part.data))
         self._unplaced_bytes -= len(part.data)
         self._free(part.granted_bytes)
 
@@ -252,12 +255,14 @@ class _Transfer:
         return _Part(data, granted_bytes, is_last)
 
     async def _fetch_range(self, first_byte: int, end_byte: int) -> bytearray:
-        async with self._intake.range(first_byte, end_byte) as body:
-            return await _joined(body)
+        with child("read", Kind.CLIENT, {"bytes": end_byte - first_byte}):
+            async with self._intake.range(first_byte, end_byte) as body:
+                return await _joined(body)
 
     async def _fetch_whole(self) -> bytearray:
-        async with self._intake.whole() as body:
-            return await _joined(body)
+        with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):
+            async with self._intake.whole() as body:
+                return await _joined(body)
 
     async def _hash(self, data: bytearray) -> None:
         if self._needs_order:

@@ -17,6 +17,7 @@ from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, Uplo
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
 from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
+from rayhaul.tracing import Kind, child
 from tasks.checksum import Algorithm, Checksum, combined_crc, crc_text
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
@@ -106,10 +107,12 @@ class Upload:
             raise Internal(f"{parts_count - len(parts)} parts are in no stripe of this lease")
         crc = combined_crc(parts)
         assert crc is not None, "each part that counts has one"
-        await self._agreed(crc)
-        etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
         size_bytes = sum(part.size_bytes for part in parts)
-        await self._verify(size_bytes, etag, crc)
+        with child("complete", Kind.CLIENT, {"parts": parts_count, "bytes": size_bytes}):
+            await self._agreed(crc)
+            etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
+        with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
+            await self._verify(size_bytes, etag, crc)
         return self._result(size_bytes, etag, crc, sha256=sha256, parts_count=parts_count)
 
     async def put(self, data: bytearray, *, sha256: str | None) -> JobResult:
@@ -118,11 +121,12 @@ class Upload:
         Raises: ChecksumMismatch; LeaseLost; SinkError.
         """
         crc = crc64nvme(data)
-        await self._agreed(crc)
-        if not self._is_own_key:
-            stands = await self._sink.head(self._order.key)
-            self._replaces = None if stands is None else stands.etag
-        etag = await self._tries.again(partial(self._put_once, data))
+        with child("complete", Kind.CLIENT, {"parts": 1, "bytes": len(data)}):
+            await self._agreed(crc)
+            if not self._is_own_key:
+                stands = await self._sink.head(self._order.key)
+                self._replaces = None if stands is None else stands.etag
+            etag = await self._tries.again(partial(self._put_once, data))
         return self._result(len(data), etag, crc, sha256=sha256, parts_count=1)
 
     async def _put_once(self, data: bytearray) -> str:
@@ -245,7 +249,8 @@ class Upload:
 
     def _metadata(self) -> Mapping[str, str]:
         context = self._order.context
-        return {"correlation-id": context.correlation_id, "job-id": context.job_id}
+        ids = {"correlation-id": context.correlation_id, "job-id": context.job_id}
+        return ids if context.traceparent is None else {**ids, "traceparent": context.traceparent}
 
 
 async def undo(sink: Sink, order: AbortOrder) -> None:

@@ -5,8 +5,9 @@ Redirects are answers here, and the answer's body is never read: its connection 
 
 import asyncio
 
+from rayhaul import tracing
 from rayhaul.errors import RayhaulError, RequestError
-from rayhaul.ledger.base import OutboxRecord
+from rayhaul.ledger.base import TRACEPARENT, OutboxRecord
 from rayhaul.policy import webhook
 from rayhaul.policy.webhook import Outcome, Result
 from rayhaul.settings import WebhookSettings
@@ -16,16 +17,20 @@ from tasks.source import retry_after_s
 
 async def deliver(client: GuardedClient, record: OutboxRecord, settings: WebhookSettings, *, now_s: float) -> Outcome:
     """POST the message, once. `now_s` (Unix) is what its timestamp header says."""
+    # The span of this delivery where there is one; else that of the job's creation, or none.
+    span = tracing.current().context
+    traceparent = record.payload.get(TRACEPARENT) if span is None else span.traceparent
     body = webhook.body(
         event=record.event,
         job_id=record.job_id,
         user_id=record.user_id,
         created_at=record.created_at,
-        payload=record.payload,
+        payload={name: value for name, value in record.payload.items() if name != TRACEPARENT},
     )
     headers = {
         "Content-Type": "application/json",
         "X-Correlation-ID": str(record.payload.get("correlationId", "")),
+        **({"traceparent": traceparent} if traceparent else {}),
         **webhook.headers(message_id=record.outbox_id, now_s=now_s, body=body, keys=settings.keys),
     }
     try:

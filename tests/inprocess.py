@@ -31,6 +31,7 @@ from rayhaul.ledger.base import Batch, Role
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import AgentSettings, EgressSettings, LivenessSettings, S3Settings, Settings, TransferSettings
+from rayhaul.trace_export import open_tracer
 from serve_app.app import create_app
 from tasks.egress import GuardedClient
 from tasks.sink import Sink
@@ -103,6 +104,8 @@ class LocalAgents:
             GuardedClient(settings.egress, settings.source, connections_max=limit, meter=meter)
         )
         sink = await stack.enter_async_context(Sink(settings.s3, meter=meter, connections_max=limit))
+        tracer = open_tracer(settings.otlp, "agent", meter, instance=agent)
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
         self._agents[agent] = Agent(
             name=agent,
             reports=self,
@@ -112,6 +115,7 @@ class LocalAgents:
             meter=meter,
             new_id=IdFactory(),
             rng=Random(1),
+            tracer=tracer,
         )
         self._running[agent] = asyncio.create_task(self._run(agent))
         # Orders may come as soon as the agent reports: it must be running by then.
@@ -197,8 +201,16 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         webhooks = await stack.enter_async_context(
             GuardedClient(settings.egress, settings.source, connections_max=8, meter=Meter())
         )
+        tracer = open_tracer(settings.otlp, "courier", Meter(), instance="courier/test")
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
         courier = Courier(
-            ledger=ledger, client=webhooks, settings=settings.webhook, meter=Meter(), rng=Random(1), poll_s=0.1
+            ledger=ledger,
+            client=webhooks,
+            settings=settings.webhook,
+            meter=Meter(),
+            rng=Random(1),
+            tracer=tracer,
+            poll_s=0.1,
         )
         carrying = asyncio.create_task(courier.run())
         stack.push_async_callback(_finished, courier, carrying)
@@ -206,6 +218,7 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         stack.push_async_callback(reader.close)
         links = await stack.enter_async_context(Sink(settings.s3, meter=Meter(), connections_max=1))
         app = create_app(plane=scheduler, ledger=reader, links=links, settings=settings, replica="api/test")
+        stack.push_async_callback(asyncio.to_thread, app.state.replica.tracer.close)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_served, server, serving)

@@ -76,6 +76,10 @@ class IdempotencyRecord:
     created_at: datetime
 
 
+#: In the payload of a message that waits, and not of the event it tells of: the traceparent of the job's creation.
+TRACEPARENT = "traceparent"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxRecord:
     """A message to be delivered at least once, written with the change it tells of."""

@@ -22,6 +22,7 @@ from rayhaul.errors import NotFound, RateLimited, Unavailable
 from rayhaul.job import JobEvent, Progress
 from rayhaul.ledger.base import JobFilter, LedgerConflict, Role, Viewer
 from rayhaul.log import JsonFormatter
+from rayhaul.tracing import parsed
 
 URL = "https://files.example/data.bin"
 UNKNOWN = "job_00000000000000000000000000"
@@ -368,6 +369,25 @@ async def test_the_correlation_id_goes_with_the_job(site: Site) -> None:
     assert [(event["event"], event["correlationId"]) for event in history] == [("created", "from-the-edge")]
 
 
+@pytest.mark.parametrize(
+    "offered",
+    [
+        [],
+        ["00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"],
+        ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-" + "1" * 32 + "-00f067aa0ba902b7-01"],
+    ],
+)
+async def test_a_job_has_a_trace_whoever_asks(site: Site, offered: list[str]) -> None:
+    """Without a traceparent, with one that breaks the rules, with two: the edge makes one up that nobody records."""
+    headers = [*site.auth["alice"].items(), *(("traceparent", text) for text in offered)]
+    answer = await site.http.post("/jobs", json={"url": URL}, headers=headers)
+    job = await site.ledger.job(Viewer("alice"), answer.json()["id"])
+    found = parsed(job.traceparent)
+    assert found is not None
+    assert not found.sampled
+    assert found.trace_id not in "".join(offered).lower()
+
+
 async def test_one_log_line_a_request(site: Site) -> None:
     """The line has the specification's fields, the route's template and never the raw path."""
     written = io.StringIO()
@@ -383,6 +403,7 @@ async def test_one_log_line_a_request(site: Site) -> None:
     (line,) = [json.loads(text) for text in written.getvalue().splitlines()]
     assert line.pop("durationMs") >= 0
     assert line.pop("ts")
+    assert re.fullmatch("[0-9a-f]{32}", line.pop("traceId"))
     assert line == {
         "level": "info",
         "service": "api",

@@ -210,6 +210,17 @@ async def test_told_and_verified(post: Post, receiver: Receiver) -> None:
     assert post.counted(WEBHOOK_DELIVERIES, "delivered") == 1
 
 
+async def test_the_trace_goes_along(post: Post, receiver: Receiver) -> None:
+    """The traceparent of the job's creation is a header, and stays out of the body: no event has it."""
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await post.write(receiver.url("hook"), "completed", traceparent=traceparent)
+    async with post.courier(receiver):
+        await post.empty()
+    (delivery,) = receiver.deliveries
+    assert delivery.headers["traceparent"] == traceparent
+    assert json.loads(delivery.body)["data"]["payload"] == {"correlationId": "corr-1234"}
+
+
 async def test_unsigned_without_a_secret(post: Post, receiver: Receiver) -> None:
     """With no secret there is no signature; id and time are there all the same."""
     await post.write(receiver.url("hook"))
