@@ -129,8 +129,8 @@ def _probed(draft: Draft, notice: Probed, rules: Rules) -> bool:
         return True
     key = job.key or object_key(rules.key_prefix, job.id, job.spec.key, found.filename)
     draft.transition(job, JobEvent.METADATA, _told(found), metadata=found, key=key, next_attempt_at=None)
-    draft.observe(METADATA_FETCH, found.fetch_ms / 1000)
-    draft.observe(METADATA_READY, (draft.now - job.created_at).total_seconds())
+    draft.observe(METADATA_FETCH, found.fetch_ms / 1000, job)
+    draft.observe(METADATA_READY, (draft.now - job.created_at).total_seconds(), job)
     return True
 
 
@@ -193,7 +193,7 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
         next_attempt_at=None,
     )
     draft.count(JOBS_FINISHED, "completed", "none", "none")
-    draft.observe(JOB_DURATION, (draft.now - job.created_at).total_seconds())
+    draft.observe(JOB_DURATION, (draft.now - job.created_at).total_seconds(), job)
 
 
 def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:

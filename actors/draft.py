@@ -29,6 +29,7 @@ from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
 from rayhaul.policy import parking, quota
 from rayhaul.policy.quota import Usage
 from rayhaul.policy.scaling import Decision
+from rayhaul.tracing import recorded_id
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Draft:
         self._scaling: list[ScalingRecord] = []
         self._usage: dict[str, Usage] = {}
         self._counts: Counter[tuple[str, Labels]] = Counter()
-        self._observed: list[tuple[Metric, float]] = []
+        self._observed: list[tuple[Metric, float, str | None]] = []
 
     @property
     def now_s(self) -> float:
@@ -231,9 +232,9 @@ class Draft:
         assert len(labels) == len(metric.labels)
         self._counts[metric.name, labels] += 1
 
-    def observe(self, metric: Metric, value: float) -> None:
-        """Note a value, once this is durable."""
-        self._observed.append((metric, value))
+    def observe(self, metric: Metric, value: float, job: Job) -> None:
+        """Note a value that a job showed, once this is durable."""
+        self._observed.append((metric, value, recorded_id(job.traceparent)))
 
     def accepted_by_sink(self, job_id: str) -> None:
         """Note that the bucket takes us."""
@@ -247,8 +248,8 @@ class Draft:
         """Count what has become true."""
         for (name, labels), count in self._counts.items():
             meter.inc(CATALOGUE[name], *labels, by=count)
-        for metric, value in self._observed:
-            meter.observe(metric, value)
+        for metric, value, trace_id in self._observed:
+            meter.observe(metric, value, trace_id=trace_id)
 
     def _record(self, job: Job, event: JobEvent, payload: Mapping[str, Any]) -> None:
         record = EventRecord(

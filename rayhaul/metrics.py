@@ -5,8 +5,9 @@ heartbeats. Shipped values are cumulative per process: receiving a snapshot twic
 the cluster's sum (actors/counts.py, serve_app/exposition.py).
 """
 
+import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -147,10 +148,22 @@ Labels = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One of the values of a bucket, and the trace that tells how it came about (OpenMetrics 1.0, "Exemplars")."""
+
+    trace_id: str
+    value: float
+    #: When it was observed, Unix time.
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class HistogramValue:
     #: One count per bucket plus the last for +Inf; not cumulative.
     counts: tuple[int, ...]
     total: float
+    #: The newest of each bucket that has one, by its index.
+    exemplars: Mapping[int, Exemplar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +180,13 @@ class Snapshot:
 class Meter:
     """Counts in one process. Not thread-safe: used from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._counters: dict[tuple[str, Labels], float] = {}
         self._gauges: dict[tuple[str, Labels], float] = {}
         self._histograms: dict[tuple[str, Labels], tuple[list[int], list[float]]] = {}
         self._snapshots_count = 0
+        self._exemplars: dict[tuple[str, Labels], dict[int, Exemplar]] = {}
 
     def inc(self, metric: Metric, *labels: str, by: float = 1) -> None:
         key = (metric.name, _checked(metric, labels))
@@ -185,11 +200,15 @@ class Meter:
         for key in [key for key in self._gauges if key[0] == metric.name]:
             del self._gauges[key]
 
-    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+    def observe(self, metric: Metric, value: float, *labels: str, trace_id: str | None = None) -> None:
+        """Note a value; `trace_id` is that of a recorded trace it belongs to."""
         key = (metric.name, _checked(metric, labels))
         counts, total = self._histograms.setdefault(key, ([0] * (len(metric.buckets) + 1), [0.0]))
-        counts[bisect_left(metric.buckets, value)] += 1
+        bucket = bisect_left(metric.buckets, value)
+        counts[bucket] += 1
         total[0] += value
+        if trace_id is not None:
+            self._exemplars.setdefault(key, {})[bucket] = Exemplar(trace_id, value, self._clock())
 
     def restore(self, counters: Mapping[tuple[str, Labels], float]) -> None:
         """Let these counters stand where they are known to."""
@@ -202,7 +221,8 @@ class Meter:
             counters=dict(self._counters),
             gauges=dict(self._gauges),
             histograms={
-                key: HistogramValue(tuple(counts), total[0]) for key, (counts, total) in self._histograms.items()
+                key: HistogramValue(tuple(counts), total[0], dict(self._exemplars.get(key, {})))
+                for key, (counts, total) in self._histograms.items()
             },
         )
 
@@ -240,9 +260,14 @@ def difference(later: Snapshot, earlier: Snapshot) -> Snapshot:
 
 def _subtract(left: HistogramValue, right: HistogramValue) -> HistogramValue:
     counts = tuple(a - b for a, b in zip(left.counts, right.counts, strict=True))
-    return HistogramValue(counts, left.total - right.total)
+    return HistogramValue(counts, left.total - right.total, left.exemplars)
 
 
 def _add(left: HistogramValue, right: HistogramValue) -> HistogramValue:
     counts = tuple(a + b for a, b in zip(left.counts, right.counts, strict=True))
-    return HistogramValue(counts, left.total + right.total)
+    exemplars = dict(left.exemplars)
+    for bucket, exemplar in right.exemplars.items():
+        known = exemplars.get(bucket)
+        if known is None or known.at_s < exemplar.at_s:
+            exemplars[bucket] = exemplar
+    return HistogramValue(counts, left.total + right.total, exemplars)

@@ -77,6 +77,12 @@ def parsed(traceparent: str | None) -> TraceContext | None:
     return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
 
 
+def recorded_id(traceparent: str | None) -> str | None:
+    """Return the trace id where somebody records the trace, and so can show it."""
+    found = parsed(traceparent)
+    return found.trace_id if found is not None and found.sampled else None
+
+
 def unrecorded(token_bytes: Callable[[int], bytes] = secrets.token_bytes) -> TraceContext:
     """Return ids for what nobody records, so that it has a trace id all the same."""
     return TraceContext(token_bytes(16).hex(), token_bytes(8).hex(), sampled=False)

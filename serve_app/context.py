@@ -154,7 +154,14 @@ class _Exchange:
 
     def _count(self, status: int) -> None:
         self._meter.inc(HTTP_REQUESTS, self._method, self._route, str(status))
-        self._meter.observe(HTTP_DURATION, time.perf_counter() - self._began, self._method, self._route)
+        trace = self._visit.trace
+        self._meter.observe(
+            HTTP_DURATION,
+            time.perf_counter() - self._began,
+            self._method,
+            self._route,
+            trace_id=trace.trace_id if trace.sampled else None,
+        )
 
     def _describe(self, span: Span) -> None:
         """Say what was asked, by OpenTelemetry's names for HTTP servers. The path may be long, the query secret."""

@@ -34,13 +34,21 @@ async def ready(request: Request) -> Response:
 @routes.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"description": "Prometheus text.", "content": {"text/plain": {}}}, **problems_of(401, 503)},
+    responses={
+        200: {
+            "description": "Prometheus text, or OpenMetrics with exemplars where `Accept` asks for it.",
+            "content": {"text/plain": {}, "application/openmetrics-text": {}},
+        },
+        **problems_of(401, 503),
+    },
 )
 async def metrics(request: Request, caller: Caller) -> Response:  # noqa: ARG001 - any key may read them
     """Show what the whole cluster has counted."""
     replica = replica_of(request)
     summed = await replica.plane.metrics(replica.name, replica.meter.snapshot())
-    return Response(exposition.exposition(summed), media_type=exposition.MEDIA_TYPE)
+    media = exposition.media_type(request.headers.get("accept", ""))
+    # Not as `media_type`: Starlette would add a charset to what has one.
+    return Response(exposition.exposition(summed, media), headers={"Content-Type": media, "Vary": "Accept"})
 
 
 @routes.get("/queue", response_model=QueueReport, responses=problems_of(401, 503))

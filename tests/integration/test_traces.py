@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -78,7 +79,7 @@ async def submitted(service: Service, url: str, **fields: object) -> str:
         "X-Correlation-ID": "corr-12345",
         "traceparent": f"00-{TRACE}-{PARENT}-01",
     }
-    async with httpx.AsyncClient(base_url=service.url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as http:
         answer = await http.post("/jobs", json={"url": url, **fields})
     assert answer.status_code == 201, answer.text
     job_id: str = answer.json()["id"]
@@ -144,6 +145,13 @@ async def test_a_job_from_request_to_object(
     assert all(span.error is None for span in collector.spans)
     assert SECRET not in repr(collector.spans)
     assert all(headers["x-team"] == "rayhaul" for headers in collector.requests)
+
+    async with httpx.AsyncClient(
+        base_url=service.url, headers={"Authorization": f"Bearer {service.alice}"}, timeout=60
+    ) as http:
+        metrics = (await http.get("/metrics", headers={"Accept": "application/openmetrics-text"})).text
+    for name in ("job_duration", "metadata_ready", "http_request_duration"):
+        assert re.search(rf'rayhaul_{name}_seconds_bucket.* # {{trace_id="{TRACE}"}} [\d.e-]+ [\d.]+\n', metrics), name
 
     async with Sink(settings.s3, meter=Meter(), connections_max=1) as sink:
         head = await sink.head(f"{settings.s3.prefix}{job_id}/file.bin")

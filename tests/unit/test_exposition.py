@@ -1,11 +1,15 @@
 """Metrics as Prometheus reads them, checked with its own parser."""
 
+from collections.abc import Iterator
+
 import pytest
+from prometheus_client.core import Metric as Family
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from rayhaul import metrics
-from rayhaul.metrics import CATALOGUE, Kind, Meter, Snapshot
-from serve_app.exposition import exposition
+from rayhaul.metrics import CATALOGUE, Exemplar, Kind, Meter, Snapshot, merge
+from serve_app.exposition import MEDIA_TYPE, OPENMETRICS, exposition, media_type
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -17,6 +21,12 @@ def samples(snapshot: Snapshot) -> Samples:
         for family in families
         for sample in family.samples
     }
+
+
+def read_openmetrics(snapshot: Snapshot) -> Iterator[Family]:
+    """Read what OpenMetrics shows with its own parser, which takes nothing that breaks the rules."""
+    found: Iterator[Family] = openmetrics_families(exposition(snapshot, OPENMETRICS).decode())  # type: ignore[no-untyped-call]
+    return found
 
 
 def test_every_metric_is_there_from_the_start() -> None:
@@ -62,6 +72,106 @@ def test_buckets_are_cumulative(bound: str, count: float) -> None:
     assert found[f"{name}_bucket", tuple(sorted((*labels, ("le", bound))))] == count
     assert found[f"{name}_count", labels] == 4
     assert found[f"{name}_sum", labels] == pytest.approx(101.8)
+
+
+def exemplars(snapshot: Snapshot) -> dict[tuple[str, str], tuple[str, float, float | None]]:
+    """Read OpenMetrics, strictly: trace id, value and time of each exemplar, by metric and bound."""
+    families = read_openmetrics(snapshot)
+    return {
+        (sample.name, sample.labels["le"]): (
+            sample.exemplar.labels["trace_id"],
+            sample.exemplar.value,
+            float(sample.exemplar.timestamp) if sample.exemplar.timestamp else None,
+        )
+        for family in families
+        for sample in family.samples
+        if sample.exemplar
+    }
+
+
+def test_exemplars() -> None:
+    """The newest value of each bucket whose trace is recorded stands beside its count, in OpenMetrics alone."""
+    now_s = iter((1.0, 2.5, 3.0))
+    meter = Meter(lambda: next(now_s))
+    for value, trace_id in ((0.3, "a" * 32), (0.4, "b" * 32), (0.45, None), (99.0, "c" * 32)):
+        meter.observe(metrics.JOB_DURATION, value, trace_id=trace_id)
+    snapshot = meter.snapshot()
+    name = "rayhaul_job_duration_seconds_bucket"
+    assert exemplars(snapshot) == {(name, "0.5"): ("b" * 32, 0.4, 2.5), (name, "300.0"): ("c" * 32, 99.0, 3.0)}
+    assert b"trace_id" not in exposition(snapshot)
+    assert samples(snapshot)[name, (("le", "0.5"),)] == 3
+
+
+def test_exemplars_are_bounded() -> None:
+    """One for each bucket of each series, however much is observed; what was shipped before stays as it was."""
+    meter = Meter()
+    for number in range(1000):
+        meter.observe(metrics.JOB_DURATION, number * 50.0, trace_id=f"{number:032x}")
+    before = meter.snapshot()
+    value = before.histograms[metrics.JOB_DURATION.name, ()]
+    assert len(value.exemplars) <= len(metrics.JOB_DURATION.buckets) + 1
+    meter.observe(metrics.JOB_DURATION, 0.1, trace_id="f" * 32)
+    assert value.exemplars[0].trace_id == f"{0:032x}"
+
+
+def test_the_newest_exemplar_of_several_processes() -> None:
+    """Sums keep one for each bucket: the newest, whoever saw it, and whatever the order."""
+    early, late = Meter(lambda: 10.0), Meter(lambda: 20.0)
+    for meter, name, values in ((early, "a", (0.1, 2.0)), (late, "b", (0.2,))):
+        for value in values:
+            meter.observe(metrics.JOB_DURATION, value, trace_id=name * 32)
+    snapshots = [early.snapshot(), late.snapshot()]
+    for order in (snapshots, snapshots[::-1]):
+        found = merge(order).histograms[metrics.JOB_DURATION.name, ()].exemplars
+        assert found == {0: Exemplar("b" * 32, 0.2, 20.0), 2: Exemplar("a" * 32, 2.0, 10.0)}
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", MEDIA_TYPE),
+        ("*/*", MEDIA_TYPE),
+        ("text/plain", MEDIA_TYPE),
+        ("application/openmetrics-text", OPENMETRICS),
+        ("Application/OpenMetrics-Text; version=1.0.0", OPENMETRICS),
+        # Prometheus 2 and 3.
+        (
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+                "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+            ),
+            OPENMETRICS,
+        ),
+        (
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;"
+                "version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.1"
+            ),
+            OPENMETRICS,
+        ),
+        ("text/plain;q=1, application/openmetrics-text;q=0.9", MEDIA_TYPE),
+        ("application/openmetrics-text;q=0", MEDIA_TYPE),
+        ("application/openmetrics-text;q=nonsense", MEDIA_TYPE),
+        (";;,=,q", MEDIA_TYPE),
+    ],
+)
+def test_which_format(accept: str, expected: str) -> None:
+    """OpenMetrics where it is asked for and liked as well as the other (RFC 9110 12.5.1)."""
+    assert media_type(accept) == expected
+
+
+def test_openmetrics_has_all_that_the_text_has() -> None:
+    """Its strict parser takes it, and finds the same samples."""
+    meter = Meter()
+    meter.inc(metrics.JOBS_FINISHED, "failed", "source", 'a "quoted\\name"\n')
+    meter.observe(metrics.HTTP_DURATION, 0.3, "GET", "/jobs", trace_id="a" * 32)
+    families = read_openmetrics(meter.snapshot())
+    found = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    assert found == samples(meter.snapshot())
 
 
 def test_the_slo_thresholds_are_bounds() -> None:
