@@ -189,6 +189,29 @@ async def test_jobs_in_hand(alice: Environ, origin: Origin) -> None:
     assert (await rayhaul(alice, "retry", job_id, "--json")).json["jobs"][0]["status"] == "queued"
 
 
+async def test_where_the_time_went(alice: Environ, origin: Origin) -> None:
+    """The waterfall of a job that has ended and of one that goes on: in words, as JSON, and none of a stranger's."""
+    url = origin.add("slow.bin", size=6_000_000, stall_after=0)
+    running = (await rayhaul(alice, "get", url, "--no-wait")).stdout.strip()
+    done = (await rayhaul(alice, "get", origin.add("data.bin", size=100), "--json")).json["jobs"][0]["id"]
+    told = (await rayhaul(alice, "trace", done, "--json")).json
+    stages = told["stages"]
+    assert (told["jobId"], told["status"]) == (done, "completed")
+    assert [stage["stage"] for stage in stages] == ["metadata", "queued", "downloading", "uploading"]
+    assert [stage["beganAt"] for stage in stages[1:]] == [stage["endedAt"] for stage in stages[:-1]]
+    assert (told["beganAt"], told["endedAt"]) == (stages[0]["beganAt"], stages[-1]["endedAt"])
+    assert sum(stage["seconds"] for stage in stages) == pytest.approx(told["totalSeconds"], abs=0.01)
+    assert (stages[2]["attempt"], stages[2]["agent"][:6]) == (1, "agent-")
+    shown = (await rayhaul(alice, "trace", done)).stdout.splitlines()
+    assert shown[0].startswith(f"completed {done}: in ")
+    assert [line.split()[0] for line in shown[3:]] == [stage["stage"] for stage in stages]
+    await rayhaul(alice, "pause", running)
+    paused = (await rayhaul(alice, "trace", running)).stdout
+    assert re.search(r"\npaused .* goes on\n", paused), paused
+    unknown = await rayhaul(alice, "trace", "job_none")
+    assert (unknown.code, "not_found" in unknown.stderr) == (1, True)
+
+
 async def test_jobs_followed(alice: Environ, origin: Origin) -> None:
     """Followed without a terminal, jobs are told again as they change; --json is a document a line."""
     url = origin.add("data.bin", size=100)
@@ -319,7 +342,7 @@ async def test_version_and_help(bare: Environ) -> None:
     assert all(
         f" {command} " in helped
         for command in (
-            *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "requeue"),
+            *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "requeue", "trace"),
             *("queue", "dlq", "agents", "keys"),
         )
     )
