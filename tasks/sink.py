@@ -37,7 +37,7 @@ _PAGES_MAX = 100
 #: An abort may miss parts that were on their way (S3, AbortMultipartUpload).
 _ABORTS_MAX = 5
 #: What stores answer that do not know the checksum we offer.
-_UNKNOWN_CHECKSUM = frozenset({"InvalidArgument", "InvalidRequest", "MalformedXML", "NotImplemented"})
+UNKNOWN_CHECKSUM = frozenset({"InvalidArgument", "InvalidRequest", "MalformedXML", "NotImplemented"})
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 
 
@@ -175,7 +175,7 @@ class Sink:
         try:
             return _upload_id(await self._calls.call("create_multipart_upload", checked))
         except Refusal as refusal:
-            if refusal.code not in _UNKNOWN_CHECKSUM:
+            if refusal.code not in UNKNOWN_CHECKSUM:
                 raise refusal.error from refusal
         answer = await self._calls.told("create_multipart_upload", create)
         self._takes_crc = False
@@ -208,7 +208,7 @@ class Sink:
             try:
                 answer = await self._calls.call("complete_multipart_upload", checked)
             except Refusal as refusal:
-                if refusal.code not in _UNKNOWN_CHECKSUM or not offers_crc:
+                if refusal.code not in UNKNOWN_CHECKSUM or not offers_crc:
                     raise
                 answer = await self._calls.call("complete_multipart_upload", complete)
         except Refusal as refusal:
@@ -298,7 +298,8 @@ class Sink:
             size_bytes=answer.get("ContentLength", -1),
             etag=_unquoted(answer.get("ETag")),
             crc64nvme=told_crc(answer["ResponseMetadata"]["HTTPHeaders"]),
-            metadata=answer.get("Metadata", {}),
+            # S3 keeps the names in lower case; others give them back as HTTP libraries write headers.
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
 
     async def delete(self, key: str) -> None:

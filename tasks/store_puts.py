@@ -124,14 +124,14 @@ class StorePuts:
                 return response.headers
             text = (await response.content.read(_ERROR_BYTES_MAX)).decode(errors="replace")
             raise classify(
-                _tag(text, "Code"),
+                error_text(text, "Code"),
                 response.status,
-                text=_tag(text, "Message"),
+                text=error_text(text, "Message"),
                 retry_after_s=retry_after_s(response.headers),
             )
 
 
-def _tag(xml: str, name: str) -> str:
+def error_text(xml: str, name: str) -> str:
     """Return the text of the first `name` element of a store's error document; empty where it has none."""
     found = re.search(rf"<{name}>([^<]{{1,500}})</{name}>", xml)
     return found[1] if found else ""

@@ -1,4 +1,4 @@
-"""`rayhaul up` and `down`, `deploy` and `undeploy`: processes that this one starts, becomes, or stops.
+"""`rayhaul up` and `down`, `deploy` and `undeploy`, `storage-check`: processes that this one starts, becomes, or stops.
 
 Laws of this file:
 1. The cluster's code is not imported: the command line installs without it.
@@ -126,6 +126,29 @@ def undeploy(*, address: Address = "auto") -> None:
     """Stop Rayhaul on a Ray cluster. Ledger and bucket stay; its jobs go on with the next `deploy`."""
     _check_ray()
     become("serve_app.deploy", ["--address", address, "--stop"])
+
+
+def storage_check(
+    *,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Check the bucket of `rayhaul up` in that directory.",
+            show_default="the bucket that is configured, else that of the last `rayhaul up`",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try out what the bucket supports and what it refuses, and say what that means for Rayhaul.
+
+    Run it where the settings are (RAYHAUL_S3__…). It writes about 16 MiB below a prefix of its own and takes all of it
+    away again. The exit code is 0 when all that Rayhaul needs works.
+    """
+    if importlib.util.find_spec("boto3") is None:
+        complain("looking at a bucket needs boto3: pip install 'rayhaul[cluster]'")
+        raise typer.Exit(Exit.USAGE)
+    words = ["--data-dir", str(data_dir.expanduser().resolve())] if data_dir is not None else []
+    _become("serve_app.storage_check", [*words, *(["--json"] if as_json else [])])
 
 
 def _check_ray() -> None:

@@ -50,6 +50,7 @@ for command in (
     cluster.down,
     cluster.deploy,
     cluster.undeploy,
+    cluster.storage_check,
     get,
     jobs,
     job,
