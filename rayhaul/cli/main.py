@@ -13,6 +13,7 @@ from rayhaul.cli.importing import import_
 from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
 from rayhaul.cli.logs import logs
 from rayhaul.cli.output import complain
+from rayhaul.cli.top import top
 from rayhaul.cli.trace import trace
 from rayhaul.client.errors import ClientError
 
@@ -61,6 +62,7 @@ for command in (
     requeue,
     logs,
     trace,
+    top,
 ):
     app.command()(command)
 app.command("import")(import_)
