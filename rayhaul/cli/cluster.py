@@ -148,7 +148,7 @@ def storage_check(
         complain("looking at a bucket needs boto3: pip install 'rayhaul[cluster]'")
         raise typer.Exit(Exit.USAGE)
     words = ["--data-dir", str(data_dir.expanduser().resolve())] if data_dir is not None else []
-    _become("serve_app.storage_check", [*words, *(["--json"] if as_json else [])])
+    become("serve_app.storage_check", [*words, *(["--json"] if as_json else [])])
 
 
 def _check_ray() -> None:

@@ -201,6 +201,8 @@ def test_a_keys_text_is_shown_once() -> None:
         "createdAt": "2026-01-02T03:04:05.678Z",
         "expiresAt": None,
         "revokedAt": None,
+        "scopes": ["read", "write"],
+        "lastUsedAt": None,
         "key": "the-text",
     }
 
