@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
+from typing import Any
 
 from actors.fitness import unfit
 from actors.following import order_span
@@ -34,8 +35,11 @@ from rayhaul.lease import (
     ProbeFailed,
     ProbeOrder,
     ReportReply,
+    StripeDone,
     TransferOrder,
     Transferred,
+    Trimmed,
+    TrimOrder,
 )
 from rayhaul.log import bind, bind_job
 from rayhaul.metrics import AGENT_ERRORS, Meter
@@ -135,6 +139,17 @@ class Agent:
             if held is not None:
                 held.lose()
 
+    async def trim(self, orders: Sequence[TrimOrder]) -> None:
+        """Leave the tails of stripes to others, as far as nothing of them is on its way, and say where they end now."""
+        for order in orders:
+            held = self._held.get(order.lease_id)
+            if held is None or held.stripe is None or held.lost or not isinstance(held.order, TransferOrder):
+                continue
+            held.trim(order.end_part)
+            self._outbox.post(
+                Trimmed(**self._under(held.order), end_part=held.stripe.end_part, shared=held.stripe.is_shared)
+            )
+
     async def drain(self) -> None:
         """Take no more leases; `run` returns when nothing is in hand."""
         self._draining = True
@@ -225,6 +240,7 @@ class Agent:
                 memory=self._memory,
                 clock=self._clock,
                 rng=self._rng,
+                stripe=held.stripe,
             )
         except LeaseLost:
             raise
@@ -239,26 +255,24 @@ class Agent:
             failure = Internal(f"unexpected {type(error).__name__} in the agent").failure()
             await self._outbox.tell(self._failed(order, failure))
         else:
-            log.info("transfer done: %s", result.key, extra={"durationMs": self._since_ms(began_s)})
-            tracing.current().set({"bytes": result.size_bytes})
-            await self._outbox.tell(
-                Transferred(
-                    notice_id=self._new_id("note"),
-                    lease_id=order.lease_id,
-                    epoch=order.epoch,
-                    job_id=order.context.job_id,
-                    result=result,
-                )
-            )
+            done = "transfer done" if result is not None else "stripe done"
+            log.info("%s: %s", done, order.key, extra={"durationMs": self._since_ms(began_s)})
+            if result is not None:
+                tracing.current().set({"bytes": result.size_bytes})
+            under = self._under(order)
+            await self._outbox.tell(StripeDone(**under) if result is None else Transferred(**under, result=result))
 
     def _failed(self, order: TransferOrder, failure: Failure) -> LeaseFailed:
-        return LeaseFailed(
-            notice_id=self._new_id("note"),
-            lease_id=order.lease_id,
-            epoch=order.epoch,
-            job_id=order.context.job_id,
-            failure=failure,
-        )
+        return LeaseFailed(**self._under(order), failure=failure)
+
+    def _under(self, order: TransferOrder) -> dict[str, Any]:
+        """Return what every notice under a lease begins with."""
+        return {
+            "notice_id": self._new_id("note"),
+            "lease_id": order.lease_id,
+            "epoch": order.epoch,
+            "job_id": order.context.job_id,
+        }
 
     async def _abort(self, order: AbortOrder) -> None:
         """Undo an upload. A failure is not told: the scheduler orders it again."""

@@ -8,88 +8,20 @@ Laws of this file:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from rayhaul.capacity import AgentState, Capacity
+from actors.agent_record import AgentRecord
 from rayhaul.job import Job, JobStatus, Priority, Progress
-from rayhaul.lease import AgentReport, Lease, SessionState, UploadSession
+from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
 from rayhaul.policy import liveness, parking
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
 from rayhaul.policy.parking import Parking
+from rayhaul.policy.partset import PartSet, between, bytes_of, with_numbers
+from rayhaul.policy.planning import parts_count
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.policy.quota import Usage
 from rayhaul.settings import LivenessSettings
-
-#: An agent that leases do not reach, again and again, gets no others for so long; each time twice as long, up to this.
-AVOIDED_S = 5.0
-AVOIDED_S_MAX = 300.0
-
-
-@dataclass(slots=True)
-class AgentRecord:
-    """An agent as its last report described it."""
-
-    agent: str
-    incarnation: str
-    seen_at_s: float
-    seq: int = 0
-    capacity: Capacity = field(default_factory=lambda: Capacity(slots=0, slots_used=0))
-    draining: bool = False
-    offline: bool = False
-    #: Why it can not take leases, in one sentence, and since when.
-    unfit: str | None = None
-    unfit_since_s: float = 0.0
-    #: When it was ordered to drain; None: it was not, in this life of the scheduler.
-    drained_at_s: float | None = None
-    #: Earlier lives of the same name: they have lost all they had.
-    past: tuple[str, ...] = ()
-    #: Leases in a row that did not arrive there, and until when it gets no others for it.
-    missed: int = 0
-    missed_at_s: float = 0.0
-    avoided_until_s: float = 0.0
-
-    @property
-    def state(self) -> AgentState:
-        if self.offline:
-            return AgentState.OFFLINE
-        if self.draining or self.drained_at_s is not None:
-            return AgentState.DRAINING
-        return AgentState.ONLINE if self.unfit is None else AgentState.UNFIT
-
-    def hear(self, report: AgentReport, now_s: float, *, slots_max: int) -> None:
-        """Take what the agent says of itself; nobody has more than `slots_max` slots."""
-        self.seq, self.seen_at_s, self.offline = report.seq, now_s, False
-        self.draining = report.draining
-        if report.draining and self.drained_at_s is None:
-            # Ordered by a scheduler before us.
-            self.drained_at_s = now_s
-        if report.capacity.is_sane:
-            unfit = report.unfit
-            self.capacity = replace(report.capacity, slots=min(report.capacity.slots, slots_max))
-        else:
-            unfit, self.capacity = "it reports nonsense about its capacity", Capacity(slots=0, slots_used=0)
-        if unfit is not None and self.unfit is None:
-            self.unfit_since_s = now_s
-        self.unfit = unfit
-
-    @property
-    def takes_leases(self) -> bool:
-        return self.seq > 0 and self.state is AgentState.ONLINE
-
-    def note_missed(self, now_s: float) -> None:
-        """Note that leases did not arrive: once may happen to anybody, then the next ones wait, longer each time."""
-        if self.missed_at_s == now_s:
-            return
-        self.missed += 1
-        self.missed_at_s = now_s
-        if self.missed > 1:
-            self.avoided_until_s = now_s + min(AVOIDED_S_MAX, AVOIDED_S * 2.0 ** (self.missed - 2))
-
-    def note_arrivals(self, now_s: float, *, is_any_here: bool) -> None:
-        """Trust the agent again once something did arrive."""
-        if is_any_here and now_s >= self.avoided_until_s:
-            self.missed = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +35,27 @@ class Pending:
     sent_at_s: float
     #: Its outcome was heard; the agent puts it down when it hears that.
     answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """What befell stripes of a job while others went on: no further ones are leased for a while."""
+
+    count: int
+    until_s: float
+    #: The one it befell last: others are taken first.
+    agent: str
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request to an agent to leave the tail of its stripe to others."""
+
+    at_s: float
+    #: Whether the agent has answered that all it has is on its way.
+    gave_nothing: bool = False
+    #: Whether it agreed not to complete the upload under this lease.
+    shared: bool = False
 
 
 class Book:
@@ -119,6 +72,8 @@ class Book:
         self.to_abort: dict[str, UploadSession] = {}
         #: The open session of a job.
         self.session_of_job: dict[str, str] = {}
+        #: Recorded parts of open sessions.
+        self.parts: dict[str, PartSet] = {}
         #: Open jobs that were requeued so often that they are suspected of killing agents.
         self.suspects: set[str] = set()
         #: Jobs that wait for an agent, and jobs whose metadata is still to be fetched; suspects stand in queues apart.
@@ -142,6 +97,15 @@ class Book:
         self.watches: dict[str, Watch] = {}
         #: Leases that their agents have reported as held.
         self.arrived: set[str] = set()
+        #: What agents last said of their leases.
+        self.told: dict[str, LeaseProgress] = {}
+        #: Leases whose tails were asked for.
+        self.asked: dict[str, Asked] = {}
+        #: The best pace of a stripe of a running job, in bytes/s.
+        self.best_bytes_per_s: dict[str, float] = {}
+        self.setbacks: dict[str, Setback] = {}
+        #: Jobs whose stripes have just changed, and are looked at in the next turn.
+        self.restripe: set[str] = set()
         self.progress: dict[str, tuple[int, Progress]] = {}
         self.progress_version = 0
 
@@ -165,6 +129,13 @@ class Book:
                 book.agents[lease.agent] = AgentRecord(lease.agent, lease.incarnation, now_s)
         for session in state.sessions:
             book._put_session(session)
+        for session_id, numbers in state.parts.items():
+            book.parts[session_id] = with_numbers(0, numbers)
+        book.told = {lease_id: told for lease_id, told in heard.told.items() if lease_id in book.leases}
+        book.asked = {lease_id: asked for lease_id, asked in heard.asked.items() if lease_id in book.leases}
+        running = {lease.job_id for lease in book.leases.values()}
+        book.best_bytes_per_s = {id_: best for id_, best in heard.best_bytes_per_s.items() if id_ in running}
+        book.setbacks = {job_id: setback for job_id, setback in heard.setbacks.items() if job_id in book.jobs}
         book.progress = {job_id: noted for job_id, noted in heard.progress.items() if job_id in book.jobs}
         book.watches = {lease_id: heard.watches.get(lease_id) or Watch(now_s) for lease_id in book.leases}
         book.arrived = heard.arrived & book.leases.keys()
@@ -216,6 +187,9 @@ class Book:
             pending.update({key: replace(sent, sent_at_s=sent.sent_at_s + by_s) for key, sent in pending.items()})
         self.watches = {lease_id: liveness.shifted(watch, by_s) for lease_id, watch in self.watches.items()}
         self.parking = parking.shifted(self.parking, by_s)
+        for asked in self.asked.values():
+            asked.at_s += by_s
+        self.setbacks = {id_: replace(back, until_s=back.until_s + by_s) for id_, back in self.setbacks.items()}
 
     def open_session(self, job_id: str) -> UploadSession | None:
         session_id = self.session_of_job.get(job_id)
@@ -228,22 +202,72 @@ class Book:
             lease = self.leases.get(told.lease_id)
             if job is None or lease is None or lease.agent != report.agent:
                 continue
-            total = job.metadata.size_bytes if job.metadata else None
-            left = None if total is None else max(0, total - told.bytes_done)
-            eta_s = left / told.bytes_per_s if left is not None and told.bytes_per_s > 0 else None
-            progress = Progress(
-                bytes_done=told.bytes_done,
-                bytes_total=total,
-                bytes_per_s=told.bytes_per_s,
-                eta_s=eta_s,
-                parts_done=told.parts_done,
-                parts_total=told.parts_total,
-            )
+            self.told[told.lease_id] = told
+            best = self.best_bytes_per_s.get(job.id, 0.0)
+            self.best_bytes_per_s[job.id] = max(best, told.bytes_per_s)
+            progress = self._progress(job)
             if self.progress.get(job.id, (0, None))[1] != progress:
                 self.progress_version += 1
                 self.progress[job.id] = (self.progress_version, progress)
             watch = self.watches.get(told.lease_id) or Watch(now_s)
+            left = self._bytes_left(job, lease, told)
+            eta_s = left / told.bytes_per_s if left is not None and told.bytes_per_s > 0 else None
             self.watches[told.lease_id] = liveness.hear(watch, told, eta_s, now_s, settings)
+
+    def progress_of_lease(self, lease: Lease) -> Progress | None:
+        """Return how far a lease is, by its agent's last word; None before its first one."""
+        told, job = self.told.get(lease.lease_id), self.jobs.get(lease.job_id)
+        if told is None or job is None:
+            return None
+        left = self._bytes_left(job, lease, told)
+        return Progress(
+            bytes_done=told.bytes_done,
+            bytes_total=None if left is None else told.bytes_done + left,
+            bytes_per_s=told.bytes_per_s,
+            eta_s=left / told.bytes_per_s if left is not None and told.bytes_per_s > 0 else None,
+            parts_done=told.parts_done,
+            parts_total=told.parts_total,
+        )
+
+    def _progress(self, job: Job) -> Progress:
+        """Return how far a job is: what its agents say of their stripes, and what is recorded of all others."""
+        session = self.open_session(job.id)
+        total = job.metadata.size_bytes if job.metadata else None
+        told = [self.told[lease_id] for lease_id in self.leases_of_job[job.id] if lease_id in self.told]
+        bytes_done, parts_done = sum(t.bytes_done for t in told), sum(t.parts_done for t in told)
+        parts_total = max((t.parts_total or 0 for t in told), default=0) or None
+        if session is not None:
+            rest = self.parts[session.session_id]
+            for one in told:
+                lease = self.leases[one.lease_id]
+                rest &= ~between(lease.first_part, lease.end_part)
+            bytes_done += bytes_of(rest, part_bytes=session.part_bytes, size_bytes=session.size_bytes)
+            parts_done += rest.bit_count()
+            if session.size_bytes is not None:
+                parts_total = parts_count(session.size_bytes, session.part_bytes)
+        # The last parts may be on their way with two agents.
+        bytes_done = bytes_done if total is None else min(total, bytes_done)
+        bytes_per_s = sum(t.bytes_per_s for t in told)
+        return Progress(
+            bytes_done=bytes_done,
+            bytes_total=total,
+            bytes_per_s=bytes_per_s,
+            eta_s=(total - bytes_done) / bytes_per_s if total is not None and bytes_per_s > 0 else None,
+            parts_done=parts_done if parts_total is None else min(parts_total, parts_done),
+            parts_total=parts_total,
+        )
+
+    def _bytes_left(self, job: Job, lease: Lease, told: LeaseProgress) -> int | None:
+        """Return the bytes of a stripe that are still to move; None where the file's size is not known."""
+        size_bytes = job.metadata.size_bytes if job.metadata else None
+        session = self.open_session(job.id)
+        if size_bytes is None:
+            return None
+        if session is None:
+            return max(0, size_bytes - told.bytes_done)
+        end = min(lease.end_part, parts_count(size_bytes, session.part_bytes) + 1)
+        whole = bytes_of(between(lease.first_part, end), part_bytes=session.part_bytes, size_bytes=size_bytes)
+        return max(0, whole - told.bytes_done)
 
     def merge(
         self,
@@ -251,7 +275,9 @@ class Book:
         jobs: Iterable[Job],
         granted: Iterable[Lease],
         ended: Iterable[str],
+        trimmed: Iterable[Lease],
         sessions: Iterable[UploadSession],
+        parts: Iterable[PartDone],
         now_s: float,
     ) -> None:
         """Follow what was committed."""
@@ -261,8 +287,15 @@ class Book:
             self._add_lease(lease)
             self.leased_at_s[lease.lease_id] = now_s
             self.watches[lease.lease_id] = Watch(now_s)
+        for lease in trimmed:
+            if lease.lease_id in self.leases:
+                self.leases[lease.lease_id] = lease
+                self.restripe.add(lease.job_id)
         for session in sessions:
             self._put_session(session)
+        for part in parts:
+            if part.session_id in self.parts:
+                self.parts[part.session_id] |= 1 << part.number
         for job in jobs:
             self._put_job(job, now_s)
 
@@ -276,6 +309,7 @@ class Book:
         if job.is_final:
             self.jobs.pop(job.id, None)
             self.progress.pop(job.id, None)
+            self.setbacks.pop(job.id, None)
             return
         self.jobs[job.id] = job
         if job.status is not JobStatus.QUEUED:
@@ -301,7 +335,11 @@ class Book:
             self.to_abort[session.session_id] = session
         if session.state is SessionState.OPEN:
             self.session_of_job[session.job_id] = session.session_id
-        elif self.session_of_job.get(session.job_id) == session.session_id:
+            self.parts.setdefault(session.session_id, 0)
+            self.restripe.add(session.job_id)
+            return
+        self.parts.pop(session.session_id, None)
+        if self.session_of_job.get(session.job_id) == session.session_id:
             del self.session_of_job[session.job_id]
 
     def _add_lease(self, lease: Lease) -> None:
@@ -318,14 +356,18 @@ class Book:
         self.leased_at_s.pop(lease_id, None)
         self.watches.pop(lease_id, None)
         self.arrived.discard(lease_id)
+        self.told.pop(lease_id, None)
+        self.asked.pop(lease_id, None)
         if lease is None:
             return
+        self.restripe.add(lease.job_id)
         for index, name in ((self.leases_of_job, lease.job_id), (self.leases_of_agent, lease.agent)):
             index[name].discard(lease_id)
             if not index[name]:
                 del index[name]
         if lease.job_id not in self.leases_of_job:
             self._count_off(lease.job_id)
+            self.best_bytes_per_s.pop(lease.job_id, None)
 
     def _count_off(self, job_id: str) -> None:
         user_id = self._user_of_running.pop(job_id, None)

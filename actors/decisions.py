@@ -6,13 +6,13 @@ Laws of this file:
 3. Hearing the same notice twice changes nothing: the first hearing ended or moved what the second would need.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import Any
 
-from actors import quotas
+from actors import quotas, stripes
 from actors.book import Book
 from actors.draft import Draft
 from actors.ports import Command
@@ -33,13 +33,16 @@ from rayhaul.lease import (
     CommitAsked,
     Lease,
     LeaseFailed,
+    LeaseNotice,
     Notice,
     PartsDone,
     Probed,
     ProbeFailed,
     SessionOpened,
     SessionState,
+    StripeDone,
     Transferred,
+    Trimmed,
 )
 from rayhaul.metrics import (
     CHECKSUM_MISMATCHES,
@@ -59,6 +62,10 @@ from rayhaul.settings import LivenessSettings, QuotaSettings, TransferSettings
 
 #: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.
 _START_OVER = frozenset({SourceChanged.code, UploadLost.code, ChecksumMismatch.code})
+
+
+#: What an operator stopped on one agent of several is leased to nobody for so long.
+_STOPPED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +93,10 @@ def hear(draft: Draft, notice: Notice, rules: Rules) -> bool:
             return _hear_under_lease(draft, notice, rules)
 
 
-def _hear_under_lease(
-    draft: Draft, notice: SessionOpened | PartsDone | CommitAsked | Transferred | LeaseFailed, rules: Rules
-) -> bool:
+def _hear_under_lease(draft: Draft, notice: LeaseNotice, rules: Rules) -> bool:
     lease = draft.lease(notice.lease_id)
     job = draft.job(notice.job_id)
-    if lease is None or lease.epoch != notice.epoch or job is None or job.is_final:
+    if lease is None or job is None or not _counts(draft, job, lease, notice):
         draft.count(FENCED_WRITES, type(notice).__name__)
         if isinstance(notice, SessionOpened) and draft.session(notice.session.session_id) is None:
             # The upload exists all the same: somebody has to abort it.
@@ -101,21 +106,60 @@ def _hear_under_lease(
         case SessionOpened():
             draft.put_session(notice.session, SessionState.OPEN)
         case PartsDone():
-            draft.put_parts(notice.parts)
-            draft.accepted_by_sink(job.id)
-            failure = quotas.charge_parts(draft, job, notice.parts, rules.quota)
-            if failure is not None:
-                give_up(draft, job, failure, {"agent": lease.agent, "epoch": lease.epoch}, dead_letter=False)
+            _take_parts(draft, job, lease, notice, rules)
+        case Trimmed():
+            stripes.trim(draft, lease, notice)
+        case StripeDone():
+            stripes.finish(draft, job, lease)
         case CommitAsked():
-            if job.status is JobStatus.DOWNLOADING:
-                draft.transition(job, JobEvent.UPLOADING, {"agent": lease.agent, "epoch": lease.epoch})
+            _let_publish(draft, job, lease)
         case Transferred():
             _complete(draft, job, lease, notice)
             draft.accepted_by_sink(job.id)
         case LeaseFailed():
-            draft.end(lease)
-            fail_attempt(draft, job, notice.failure, rules, {"agent": lease.agent, "epoch": lease.epoch})
+            _lease_failed(draft, job, lease, notice.failure, rules)
     return True
+
+
+def _counts(draft: Draft, job: Job, lease: Lease, notice: LeaseNotice) -> bool:
+    """Say whether a notice is of a lease that stands, and of one that may say such a thing."""
+    if lease.epoch != notice.epoch or job.is_final:
+        return False
+    if isinstance(notice, CommitAsked | Transferred):
+        return stripes.may_publish(draft, job, lease)
+    return job.status is JobStatus.DOWNLOADING or not isinstance(notice, StripeDone)
+
+
+def _take_parts(draft: Draft, job: Job, lease: Lease, notice: PartsDone, rules: Rules) -> None:
+    draft.put_parts(notice.parts)
+    draft.accepted_by_sink(job.id)
+    stripes.note_parts(draft, job)
+    failure = quotas.charge_parts(draft, job, notice.parts, rules.quota)
+    if failure is not None:
+        give_up(draft, job, failure, {"agent": lease.agent, "epoch": lease.epoch}, dead_letter=False)
+
+
+def _let_publish(draft: Draft, job: Job, lease: Lease) -> None:
+    if job.status is JobStatus.DOWNLOADING:
+        draft.transition(job, JobEvent.UPLOADING, {"agent": lease.agent, "epoch": lease.epoch})
+
+
+def _lease_failed(draft: Draft, job: Job, lease: Lease, failure: Failure, rules: Rules) -> None:
+    draft.end(lease)
+    if draft.leases_of_job(job.id) and _is_of_one_stripe(failure):
+        stripes.set_back(draft, job, lease.agent, _waits(failure, rules), failure.message)
+        draft.count(REQUEUES, failure.code)
+    else:
+        fail_attempt(draft, job, failure, rules, {"agent": lease.agent, "epoch": lease.epoch})
+
+
+def _is_of_one_stripe(failure: Failure) -> bool:
+    """Say whether other stripes may go on: what befell this one says nothing of the file, the upload or the bucket."""
+    return failure.retryable and failure.code not in _START_OVER and failure.code != SinkRefused.code
+
+
+def _waits(failure: Failure, rules: Rules) -> Callable[[int], float]:
+    return lambda attempt: retry.wait_s(failure, attempt=attempt, settings=rules.transfer, rng=rules.rng)
 
 
 def _probed(draft: Draft, notice: Probed, rules: Rules) -> bool:
@@ -197,7 +241,8 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
 
 
 def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:
-    """Decide what follows a failed attempt: another one later, or the end."""
+    """Decide what follows a failed attempt: another one later, or the end. Whoever has a stripe of it stops."""
+    draft.revoke_job(job.id)
     if failure.code == ChecksumMismatch.code:
         draft.count(CHECKSUM_MISMATCHES)
     if failure.code == SinkRefused.code and not parking.is_own_fault(draft.parking, job.id):
@@ -251,27 +296,45 @@ def _drop_session(draft: Draft, job: Job) -> None:
 
 
 def hand_back(
-    draft: Draft, lease: Lease, rules: Rules, why: str, *, code: str = AgentLost.code, charged: bool = True
+    draft: Draft,
+    lease: Lease,
+    rules: Rules,
+    why: str,
+    *,
+    code: str = AgentLost.code,
+    charged: bool = True,
+    is_young: bool = False,
+    wait_s: float = 0.0,
 ) -> None:
-    """Take a lease from an agent that is lost or stuck, and requeue its job; charged too many times, the job fails."""
+    """Take a lease from an agent that is lost or stuck, and requeue its job; charged too many times, the job fails.
+
+    Where other agents have stripes of the job, these go on, and only what had just begun (`is_young`) is charged: a
+    job that many work on for hours outlives many of them. Its parts then wait `wait_s` at least.
+    """
     draft.end(lease)
     job = draft.job(lease.job_id)
     if job is None or job.status not in (JobStatus.DOWNLOADING, JobStatus.UPLOADING):
         return
     draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
     failure = replace(AgentLost(why).failure(), code=code)
-    requeues = job.requeues + (1 if charged else 0)
+    others_go_on = bool(draft.leases_of_job(job.id))
+    requeues = job.requeues + (1 if charged and (is_young or not others_go_on) else 0)
     told = {"agent": lease.agent, "epoch": lease.epoch, "requeues": requeues}
     if requeues > rules.liveness.requeues_max:
         last = RequeuesExhausted(f"handed back {requeues} times; the last time: {why}").failure()
         give_up(draft, replace(job, requeues=requeues), last, told, dead_letter=True)
         return
-    draft.revoke_job(job.id)
+    draft.count(REQUEUES, failure.code)
+    if others_go_on:
+        if requeues != job.requeues:
+            draft.change(job, requeues=requeues)
+        backoff_s = _waits(failure, rules)
+        stripes.set_back(draft, job, lease.agent, lambda count: max(wait_s, backoff_s(count)), why)
+        return
     # The run did not fail: it is not charged as an attempt.
     draft.transition(
         job, JobEvent.REQUEUED, {**told, **_why(failure)}, requeues=requeues, attempt=job.attempt - 1, error=failure
     )
-    draft.count(REQUEUES, failure.code)
 
 
 def refuse_notice(draft: Draft, book: Book, notice: Notice, failure: Failure) -> None:
@@ -340,7 +403,7 @@ def stop_job(draft: Draft, agent: str, job_id: str, rules: Rules) -> Job:
     for lease in draft.leases_of_job(job_id):
         if lease.agent == agent:
             draft.revokes[agent].append(lease.lease_id)
-            hand_back(draft, lease, rules, "stopped by an operator", charged=False)
+            hand_back(draft, lease, rules, "stopped by an operator", charged=False, wait_s=_STOPPED_S)
             job = draft.job(job_id)
             assert job is not None
             return job

@@ -10,7 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.book import AgentRecord, Book, Pending
+from actors import stripes
+from actors.agent_record import AgentRecord
+from actors.book import Asked, Book, Pending
 from actors.decisions import give_up
 from actors.draft import Draft
 from actors.losses import probes_used
@@ -18,8 +20,19 @@ from actors.ports import AgentPool, QueueView
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.errors import RayhaulError
 from rayhaul.ids import NewId
-from rayhaul.job import Job, JobEvent, JobStatus
-from rayhaul.lease import AbortOrder, JobContext, Lease, Order, ProbeOrder, SessionState, TransferOrder
+from rayhaul.job import Job, JobStatus
+from rayhaul.lease import (
+    AbortOrder,
+    JobContext,
+    Lease,
+    Order,
+    PartDone,
+    ProbeOrder,
+    SessionState,
+    TransferOrder,
+    TrimOrder,
+    UploadSession,
+)
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import (
     QUEUE_DEPTH,
@@ -33,7 +46,7 @@ from rayhaul.metrics import (
     Meter,
 )
 from rayhaul.policy import parking
-from rayhaul.policy.planning import PARTS_MAX, plan_parts
+from rayhaul.policy.planning import plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
 from rayhaul.policy.scaling import average_pct
 from rayhaul.policy.scheduling import Load, Spread
@@ -53,6 +66,8 @@ class Dispatch:
         self._bucket = bucket
         self._new_id = new_id
         self._orders: defaultdict[str, list[Order]] = defaultdict(list)
+        self._striping = stripes.Striping(settings)
+        self._asks: Sequence[tuple[str, TrimOrder]] = ()
         self._taken: list[tuple[WaitingQueue, Waiting]] = []
         #: Agents that get nothing, because a suspect is apart there.
         self._closed: set[str] = set()
@@ -61,6 +76,7 @@ class Dispatch:
 
     def decide(self, draft: Draft, book: Book) -> None:
         """Choose probes, aborts and leases for the free places of the agents that report."""
+        self._asks = ()
         self._orders.clear()
         self._taken.clear()
         for queue in book.queues:
@@ -73,6 +89,7 @@ class Dispatch:
         self._decide_aborts(draft, book, free)
         self._decide_probes(draft, book, free)
         self._decide_leases(draft, book, free)
+        self._asks = self._striping.decide(draft, book, self._room(draft, book, free))
 
     async def act(self, draft: Draft, book: Book) -> None:
         """Send what the commit has made true."""
@@ -89,6 +106,7 @@ class Dispatch:
                 self._unsent.append(lease)
         for agent, lease_ids in draft.revokes.items():
             await self._pool.revoke(agent, lease_ids)
+        await self._ask(book, now_s)
         for agent, orders in self._orders.items():
             record = book.agents.get(agent)
             incarnation = "" if record is None else record.incarnation
@@ -100,8 +118,21 @@ class Dispatch:
             await self._pool.assign(agent, orders)
         self._orders.clear()
 
+    async def _ask(self, book: Book, now_s: float) -> None:
+        """Ask agents for the tails of their stripes; who is not heard of is asked again."""
+        asks: defaultdict[str, list[TrimOrder]] = defaultdict(list)
+        for agent, order in self._asks:
+            if order.lease_id in book.leases:
+                before = book.asked.get(order.lease_id)
+                book.asked[order.lease_id] = Asked(now_s, shared=before is not None and before.shared)
+                asks[agent].append(order)
+        for agent, orders in asks.items():
+            await self._pool.trim(agent, orders)
+        self._asks = ()
+
     def put_back(self, draft: Draft) -> None:
         """Undo `decide`: what was taken from the queues stands in them again."""
+        self._asks = ()
         for queue, waiting in self._taken:
             queue.push(waiting, draft.now_s)
         self._taken.clear()
@@ -207,16 +238,21 @@ class Dispatch:
         )
 
     def _loads(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> Mapping[str, Load]:
-        freed = draft.slots_freed()
+        change = draft.slots_change()
         return {
             record.agent: Load(
                 record.agent,
                 record.capacity.slots,
-                len(book.leases_of_agent.get(record.agent, ())) - freed[record.agent],
+                len(book.leases_of_agent.get(record.agent, ())) + change[record.agent],
             )
             for record in free
             if record.capacity.slots > 0 and record.agent not in self._closed
         }
+
+    def _room(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> Mapping[str, int]:
+        """Return the slots that jobs may be widened with; a quarter of them is left to jobs that come."""
+        loads = self._loads(draft, book, free)
+        return {agent: load.slots - load.slots // 4 - load.used for agent, load in loads.items()}
 
     def _start(self, draft: Draft, waiting: Waiting, record: AgentRecord) -> None:
         job = draft.job(waiting.job_id)
@@ -224,39 +260,14 @@ class Dispatch:
             return
         limits = self._settings.liveness
         try:
-            self._grant(draft, job, record)
+            holder = stripes.Holder(record.agent, record.incarnation)
+            stripes.begin(draft, job, holder, part_bytes_min=self._settings.transfer.part_bytes_min)
             draft.parking = parking.tried(
                 draft.parking, job.id, draft.now_s, park_s=limits.park_s, park_s_max=limits.park_s_max
             )
         except RayhaulError as error:
             # A job that can not be planned must not stand in the way of all others.
             give_up(draft, job, error.failure(), {"stage": "planning"}, dead_letter=error.retryable)
-
-    def _grant(self, draft: Draft, job: Job, record: AgentRecord) -> None:
-        assert job.metadata is not None
-        plan = plan_parts(job.metadata.size_bytes, part_bytes_min=self._settings.transfer.part_bytes_min)
-        lease = Lease(
-            lease_id=self._new_id("lease"),
-            job_id=job.id,
-            epoch=job.epoch + 1,
-            agent=record.agent,
-            incarnation=record.incarnation,
-            first_part=1,
-            end_part=1 + (plan.parts_count or PARTS_MAX),
-            granted_at=draft.now,
-        )
-        draft.grant(lease)
-        told = {"agent": lease.agent, "leaseId": lease.lease_id, "epoch": lease.epoch, "attempt": job.attempt + 1}
-        draft.transition(
-            job,
-            JobEvent.STARTED,
-            told,
-            epoch=lease.epoch,
-            attempt=job.attempt + 1,
-            agents=(record.agent,),
-            started_at=job.started_at or draft.now,
-            next_attempt_at=None,
-        )
 
     async def _transfer_order(self, book: Book, lease: Lease) -> TransferOrder:
         job = book.jobs[lease.job_id]
@@ -281,8 +292,12 @@ class Dispatch:
             size_bytes_max=job.spec.size_bytes_max,
             bandwidth_bytes_per_s=job.spec.bandwidth_bytes_per_s,
             session=session,
-            parts_done=() if session is None else tuple(await self._ledger.parts(session.session_id)),
+            parts_done=() if session is None else await self._parts_of(lease, session),
         )
+
+    async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:
+        parts = await self._ledger.parts(session.session_id)
+        return tuple(part for part in parts if lease.first_part <= part.number < lease.end_part)
 
     def gauge(self, book: Book, meter: Meter, queue: QueueView) -> None:
         """Set the gauges that describe this moment."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from actors.book import Book
+from actors.book import Asked, Book, Setback
 from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
@@ -27,6 +27,7 @@ from rayhaul.ledger.base import (
 )
 from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
 from rayhaul.policy import parking, quota
+from rayhaul.policy.partset import PartSet
 from rayhaul.policy.quota import Usage
 from rayhaul.policy.scaling import Decision
 from rayhaul.tracing import recorded_id
@@ -41,18 +42,21 @@ class Draft:
     def __init__(self, book: Book, now: datetime, new_id: NewId) -> None:
         self._book = book
         self.now = now
-        self._new_id = new_id
+        self.new_id = new_id
         self._jobs: dict[str, Job] = {}
         self._new: set[str] = set()
         self._changed: set[str] = set()
         self._base_version: dict[str, int] = {}
         self._events: list[EventRecord] = []
         self._granted: dict[str, Lease] = {}
+        self._granted_of_job: defaultdict[str, list[str]] = defaultdict(list)
         self._ended: dict[str, Lease] = {}
+        self._trimmed: dict[str, Lease] = {}
         self._sessions: dict[str, UploadSession] = {}
         self._ended_sessions: dict[str, UploadSession] = {}
         self._session_of_job: dict[str, UploadSession | None] = {}
         self._parts: list[PartDone] = []
+        self._recorded: defaultdict[str, PartSet] = defaultdict(int)
         self._idempotency: dict[tuple[str, str], IdempotencyRecord] = {}
         self._outbox: list[OutboxRecord] = []
         self._keys: list[ApiKey] = []
@@ -62,6 +66,8 @@ class Draft:
         self.dead_letters_delta = 0
         #: Heard from agents, not durable; but what a turn that fails heard is said again.
         self.parking = book.parking
+        self._setbacks: dict[str, Setback | None] = {}
+        self._answered: dict[str, Asked] = {}
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
         self._usage: dict[str, Usage] = {}
@@ -120,22 +126,34 @@ class Draft:
         """Return a lease that is live at this point of the turn."""
         if lease_id in self._ended:
             return None
-        return self._granted.get(lease_id) or self._book.leases.get(lease_id)
+        return self._granted.get(lease_id) or self._trimmed.get(lease_id) or self._book.leases.get(lease_id)
 
     def leases_of_job(self, job_id: str) -> Sequence[Lease]:
-        """Return the leases a job had when the turn began and still has; granting is a turn's last step."""
-        found = (self.lease(lease_id) for lease_id in self._book.leases_of_job.get(job_id, ()))
-        return [lease for lease in found if lease is not None]
+        """Return the leases that a job has at this point of the turn, oldest first."""
+        before = sorted(self._book.leases_of_job.get(job_id, ()))
+        found = (self.lease(lease_id) for lease_id in (*before, *self._granted_of_job.get(job_id, ())))
+        return sorted((lease for lease in found if lease is not None), key=lambda lease: lease.epoch)
 
     def grant(self, lease: Lease) -> None:
         self._granted[lease.lease_id] = lease
+        self._granted_of_job[lease.job_id].append(lease.lease_id)
 
     def end(self, lease: Lease) -> None:
         self._ended[lease.lease_id] = lease
 
-    def slots_freed(self) -> Counter[str]:
-        """Return how many leases have ended so far in this turn, by agent."""
-        return Counter(lease.agent for lease in self._ended.values())
+    def trim(self, lease: Lease, end_part: int) -> None:
+        """Let a stripe end earlier, durably; its agent has agreed."""
+        self._trimmed[lease.lease_id] = replace(lease, end_part=end_part)
+
+    def answer(self, lease_id: str, asked: Asked) -> None:
+        """Note what an agent has answered to a request for its tail."""
+        self._answered[lease_id] = asked
+
+    def slots_change(self) -> Counter[str]:
+        """Return by how many leases each agent has more (or less, negative) than when the turn began."""
+        change = Counter(lease.agent for lease in self._granted.values())
+        change.subtract(lease.agent for lease in self._ended.values())
+        return change
 
     def jobs_stopped(self) -> Counter[str]:
         """Return how many jobs have lost their last lease so far in this turn, by user."""
@@ -144,7 +162,8 @@ class Draft:
 
     def jobs_started(self) -> Counter[str]:
         """Return how many jobs were given a lease so far in this turn, by user."""
-        jobs = {lease.job_id: self.job(lease.job_id) for lease in self._granted.values()}
+        begun = {lease.job_id for lease in self._granted.values()} - self._book.leases_of_job.keys()
+        jobs = {job_id: self.job(job_id) for job_id in begun}
         return Counter(job.user_id for job in jobs.values() if job is not None)
 
     def revoke_job(self, job_id: str) -> None:
@@ -179,6 +198,19 @@ class Draft:
 
     def put_parts(self, parts: Sequence[PartDone]) -> None:
         self._parts.extend(parts)
+        for part in parts:
+            self._recorded[part.session_id] |= 1 << part.number
+
+    def recorded(self, session_id: str) -> PartSet:
+        """Return the parts of an open session that are recorded at this point of the turn."""
+        return self._book.parts.get(session_id, 0) | self._recorded.get(session_id, 0)
+
+    def setback(self, job_id: str) -> Setback | None:
+        """Return what befell stripes of a job since a part of it was last recorded."""
+        return self._setbacks[job_id] if job_id in self._setbacks else self._book.setbacks.get(job_id)
+
+    def put_setback(self, job_id: str, setback: Setback | None) -> None:
+        self._setbacks[job_id] = setback
 
     def spend(self, record: IdempotencyRecord) -> None:
         self._idempotency[record.user_id, record.key] = record
@@ -265,7 +297,7 @@ class Draft:
         if job.spec.webhook is not None and event in _TOLD:
             self._outbox.append(
                 OutboxRecord(
-                    outbox_id=self._new_id("msg"),
+                    outbox_id=self.new_id("msg"),
                     job_id=job.id,
                     user_id=job.user_id,
                     url=job.spec.webhook,
@@ -294,6 +326,7 @@ class Draft:
             events=self._events,
             leases_granted=[lease for lease_id, lease in self._granted.items() if lease_id not in self._ended],
             leases_ended=[lease_id for lease_id in self._ended if lease_id not in self._granted],
+            leases_trimmed=[lease for lease_id, lease in self._trimmed.items() if lease_id not in self._ended],
             sessions=list(self._sessions.values()),
             parts=self._parts,
             idempotency=list(self._idempotency.values()),
@@ -320,9 +353,23 @@ class Draft:
             jobs=(*batch.jobs_new, *batch.jobs_changed),
             granted=batch.leases_granted,
             ended=batch.leases_ended,
+            trimmed=batch.leases_trimmed,
             sessions=batch.sessions,
+            parts=batch.parts,
             now_s=self.now_s,
         )
+        self._merge_stripes()
+
+    def _merge_stripes(self) -> None:
+        book = self._book
+        for lease_id, asked in self._answered.items():
+            if lease_id in book.leases:
+                book.asked[lease_id] = asked
+                book.restripe.add(book.leases[lease_id].job_id)
+        for job_id, setback in self._setbacks.items():
+            book.setbacks.pop(job_id, None)
+            if setback is not None and job_id in book.jobs:
+                book.setbacks[job_id] = setback
 
     def _merge_parking(self) -> None:
         was, self._book.parking = self._book.parking, self.parking

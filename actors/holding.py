@@ -3,7 +3,8 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, TransferOrder
+from tasks.stripe import Stripe
 
 #: Weight of the newest second in the bytes/s that are shown.
 _RATE_WEIGHT = 0.3
@@ -42,6 +43,28 @@ class Held:
     moved_at_s: float | None = None
     #: Set when the lease is not ours any more.
     lost: bool = False
+    #: Of a transfer: what of the job is its.
+    stripe: Stripe | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, TransferOrder):
+            self.stripe = Stripe(self.order.first_part, self.order.end_part)
+
+    def trim(self, end_part: int) -> None:
+        """Leave the tail of its stripe to others, with what was known of it."""
+        before = self.known()
+        assert self.stripe is not None, "only a transfer has one"
+        self.stripe.trim(end_part)
+        if self.doing:
+            gone = [part for part in before if part.number not in self.stripe]
+            self.parts_done -= len(gone)
+            self.bytes_done -= sum(part.size_bytes for part in gone)
+
+    def known(self) -> list[PartDone]:
+        """Return the parts of its stripe that were there before."""
+        if not isinstance(self.order, TransferOrder) or self.stripe is None:
+            return []
+        return [part for part in self.order.parts_done if part.number in self.stripe]
 
     def move(self, bytes_moved: int, now_s: float) -> None:
         """Count bytes; negative where some have to be moved again."""
@@ -88,5 +111,5 @@ def progress_of(held: Held, now_s: float) -> LeaseProgress | None:
         idle_s=max(0.0, now_s - held.moved_at_s),
         doing=held.doing,
         parts_done=held.parts_done,
-        parts_total=None if order.pin.size_bytes is None else order.end_part - order.first_part,
+        parts_total=None if order.pin.size_bytes is None or held.stripe is None else held.stripe.parts_count,
     )

@@ -10,7 +10,7 @@ from actors.draft import Draft
 from rayhaul.errors import AgentLost, RequeuesExhausted
 from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import AgentReport, Lease
-from rayhaul.policy.liveness import AtRisk, blamed
+from rayhaul.policy.liveness import APART_S, AtRisk, blamed
 
 Probes = Sequence[tuple[str, Pending]]
 
@@ -25,7 +25,8 @@ def hand_back_lost(
     probed = {pending.job_id: job for _, pending in probes if (job := _unprobed(draft, pending)) is not None}
     charged = blamed([*_leased(draft, book, leases), *(AtRisk(job.id, job.requeues, 0.0) for job in probed.values())])
     for lease in leases:
-        hand_back(draft, lease, rules, why, charged=lease.job_id in charged)
+        is_young = draft.now_s - book.leased_at_s.get(lease.lease_id, draft.now_s) < APART_S
+        hand_back(draft, lease, rules, why, charged=lease.job_id in charged, is_young=is_young)
     requeue_probes(draft, book, probes)
     for job_id, job in probed.items():
         if job_id in charged:

@@ -78,8 +78,9 @@ class Control:
         self._agent_rate = agent_rate
         self._check_fence = check_fence
         self._new_id = new_id
-        held.parts_done = len(order.parts_done)
-        held.move(sum(part.size_bytes for part in order.parts_done), monotonic())
+        known = held.known()
+        held.parts_done = len(known)
+        held.move(sum(part.size_bytes for part in known), monotonic())
         held.do("moving bytes", monotonic())
 
     async def opened(self, session: UploadSession) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 from actors.log_files import ClusterLines
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import Job, JobSpec, Priority, Progress
-from rayhaul.lease import AgentReport, Order, ReportReply, UploadSession
+from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder, UploadSession
 from rayhaul.ledger.base import ApiKey, Viewer
 from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Snapshot
@@ -196,6 +196,8 @@ class AgentPool(Protocol):
     async def assign(self, agent: str, orders: Sequence[Order]) -> None: ...
 
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None: ...
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None: ...
 
     async def add(self, agent: str) -> None:
         """Start the agent of that name unless it exists."""

@@ -37,7 +37,7 @@ from rayhaul.alert_file import read_scaling_rule
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, Priority
-from rayhaul.lease import AgentReport, Order, ReportReply
+from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
 from rayhaul.ledger.base import ApiKey, Deposed, Viewer
 from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Kind, Labels, Meter, Snapshot
@@ -229,6 +229,9 @@ class AgentActor:
     async def revoke(self, lease_ids: Sequence[str]) -> None:
         await (await self._ready).revoke(lease_ids)
 
+    async def trim(self, orders: Sequence[TrimOrder]) -> None:
+        await (await self._ready).trim(orders)
+
     async def drain(self) -> None:
         await (await self._ready).drain()
 
@@ -308,6 +311,9 @@ class _RayAgents:
 
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
         await self._send(agent, "revoke", list(lease_ids))
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None:
+        await self._send(agent, "trim", list(orders))
 
     async def drain(self, agent: str) -> None:
         await self._send(agent, "drain")

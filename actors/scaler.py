@@ -10,7 +10,8 @@ import logging
 from collections.abc import Sequence
 from itertools import count
 
-from actors.book import AgentRecord, Book
+from actors.agent_record import AgentRecord
+from actors.book import Book
 from actors.decisions import Rules, hand_back
 from actors.dispatch import reading_of
 from actors.draft import Draft

@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from actors import decisions, losses, quotas, views
-from actors.book import AgentRecord, Book
+from actors.agent_record import AgentRecord
+from actors.book import Book
 from actors.counts import Counts
 from actors.decisions import Rules, hear, obey
 from actors.dispatch import Dispatch

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
-from actors.book import AgentRecord, Book
+from actors.agent_record import AgentRecord
+from actors.book import Book
 from actors.ports import AgentView, JobState, LeaseView, QueueView
 from rayhaul.job import Job, JobStatus, Priority
 from rayhaul.lease import Lease
@@ -53,7 +54,6 @@ def job_state(book: Book, job: Job, parts_done: int, now: datetime) -> JobState:
 
 def _lease_view(book: Book, lease: Lease, now_s: float) -> LeaseView:
     watch = book.watches.get(lease.lease_id)
-    noted = book.progress.get(lease.job_id)
     return LeaseView(
         lease_id=lease.lease_id,
         agent=lease.agent,
@@ -61,7 +61,7 @@ def _lease_view(book: Book, lease: Lease, now_s: float) -> LeaseView:
         first_part=lease.first_part,
         end_part=lease.end_part,
         granted_at=lease.granted_at,
-        progress=None if noted is None else noted[1],
+        progress=book.progress_of_lease(lease),
         idle_s=None if watch is None else max(0.0, now_s - watch.moved_at_s),
         doing=None if watch is None else watch.doing or None,
     )

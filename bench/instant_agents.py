@@ -23,6 +23,7 @@ from rayhaul.lease import (
     ReportReply,
     TransferOrder,
     Transferred,
+    TrimOrder,
 )
 from rayhaul.settings import Settings
 
@@ -77,6 +78,9 @@ class InstantAgents:
 
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
         raise AssertionError(f"nobody takes anything from {agent}: {lease_ids}")
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None:
+        raise AssertionError(f"{agent} has no stripes: {orders}")
 
     async def add(self, agent: str) -> None:
         raise AssertionError(f"there are enough without {agent}")

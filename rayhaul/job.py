@@ -66,6 +66,8 @@ TRANSITIONS: Mapping[JobStatus, Mapping[JobEvent, JobStatus]] = {
         _E.CANCELLED: _S.CANCELLED,
     },
     _S.DOWNLOADING: {
+        #: Another agent has joined, with a stripe of its own.
+        _E.STARTED: _S.DOWNLOADING,
         _E.UPLOADING: _S.UPLOADING,
         _E.REQUEUED: _S.QUEUED,
         _E.PAUSED: _S.PAUSED,
@@ -139,6 +141,14 @@ class Metadata:
     filename: str
     final_url: str
     fetch_ms: int
+
+    @property
+    def has_version(self) -> bool:
+        """Whether ranges can be told to be of one version. Without that, or a checksum, they are not combined.
+
+        Source: RFC 9110 15.3.7.3; a weak ETag does not promise the same bytes.
+        """
+        return (self.etag is not None and not self.etag.startswith(("W/", "w/"))) or self.last_modified is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

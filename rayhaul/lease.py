@@ -6,6 +6,7 @@ Laws of this file:
    scheduler refuses what does not match the ledger, and the agent stops at once.
 3. Notices carry an id and are sent again until acknowledged; receiving one twice changes nothing.
 4. Part numbers run from 1 (S3); a stripe is half-open: `first_part <= number < end_part`.
+5. Only a lease that covers the whole job, and was never shared, completes the upload (ADR 7).
 """
 
 from collections.abc import Mapping
@@ -99,7 +100,7 @@ class ProbeOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOrder:
-    """Move the parts `first_part <= n < end_part` of a pinned version into the bucket, then commit it."""
+    """Move the parts `first_part <= n < end_part` of a pinned version into the bucket; with all of them, commit it."""
 
     lease_id: str
     epoch: int
@@ -133,6 +134,15 @@ class AbortOrder:
     bucket: str
     key: str
     upload_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimOrder:
+    """Leave the parts from `end_part` on to others, and the commit too. Not durable; repeating it changes nothing."""
+
+    lease_id: str
+    job_id: str
+    end_part: int
 
 
 Order = ProbeOrder | TransferOrder | AbortOrder
@@ -175,6 +185,29 @@ class PartsDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trimmed:
+    """The answer to a TrimOrder: where the stripe ends from now on. Parts that are on their way stay in it."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+    end_part: int
+    #: Whether others may join: the agent will not complete the upload under this lease.
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripeDone:
+    """All parts of a stripe that is not the whole file are in; the lease is over."""
+
+    notice_id: str
+    lease_id: str
+    epoch: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommitAsked:
     """All parts are in. The agent completes the upload only after the acknowledgement."""
 
@@ -213,7 +246,9 @@ class Aborted:
     job_id: str
 
 
-Notice = Probed | ProbeFailed | SessionOpened | PartsDone | CommitAsked | Transferred | LeaseFailed | Aborted
+#: What is said under a lease.
+LeaseNotice = SessionOpened | PartsDone | Trimmed | StripeDone | CommitAsked | Transferred | LeaseFailed
+Notice = Probed | ProbeFailed | Aborted | LeaseNotice
 
 
 #: What a lease does (`LeaseProgress.doing`) once its upload is being completed.
@@ -222,7 +257,7 @@ COMMITTING = "committing"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseProgress:
-    """How far one lease is. `bytes_done` counts the bytes of the whole session that are safe or on their way."""
+    """How far one lease is. `bytes_done` counts the bytes of its stripe that are safe or on their way."""
 
     lease_id: str
     job_id: str

@@ -122,6 +122,9 @@ class SourceSettings(_Group):
 class TransferSettings(_Group):
     part_bytes_min: int = Field(16 * MIB, ge=5 * MIB, description="Size of a part, unless the file needs larger ones.")
     single_put_bytes_max: int = Field(16 * MIB, gt=0, description="Files up to this size go up in one PUT.")
+    stripe_parts_min: int = Field(
+        4, gt=0, description="Parts that are worth another agent's help; fewer are taken from a slow one only."
+    )
     part_attempts_max: int = Field(5, gt=0, description="Tries of one part within a lease.")
     retry_base_s: float = Field(1, gt=0, description="First backoff, seconds.")
     retry_factor: float = Field(4, gt=1, description="Growth of the backoff.")

@@ -1,4 +1,4 @@
-"""One lease: moves a pinned file from its source into the bucket, and commits it.
+"""One lease: moves a pinned file, or a stripe of it, from its source into the bucket; with the whole, commits it.
 
 Laws of this file:
 1. Checksums are compared before anything is published.
@@ -9,7 +9,6 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from random import Random
 
 from awscrt.checksums import crc64nvme
 
-from rayhaul.errors import LeaseLost, RayhaulError, SourceTooLarge
-from rayhaul.job import JobResult, Metadata
+from rayhaul.errors import LeaseLost, RayhaulError, SourceFailed, SourceTooLarge, UploadLost
+from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
 from rayhaul.settings import TransferSettings
@@ -31,6 +30,7 @@ from tasks.intake import Intake
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
+from tasks.stripe import Stripe
 from tasks.upload import Upload
 
 __all__ = ["LeaseControl", "transfer"]
@@ -48,17 +48,21 @@ async def transfer(
     memory: ByteBudget,
     clock: Callable[[], float],
     rng: Random,
-) -> JobResult:
-    """Carry out one order and return the published, verified object.
+    stripe: Stripe | None = None,
+) -> JobResult | None:
+    """Carry out one order and return the published, verified object; None where the commit is for others.
 
+    `stripe` is the order's, as others may trim it meanwhile; None: nobody does.
     Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
+    stripe = stripe or Stripe(order.first_part, order.end_part)
     tries = Tries(control, settings, meter=sink.meter, rng=rng)
     running = _Transfer(
         order,
         intake=Intake(order, client, control),
-        upload=Upload(order, sink, control, tries=tries, expected=expected, clock=clock),
+        upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
+        stripe=stripe,
         control=control,
         tries=tries,
         settings=settings,
@@ -89,6 +93,7 @@ class _Transfer:
         *,
         intake: Intake,
         upload: Upload,
+        stripe: Stripe,
         control: LeaseControl,
         tries: Tries,
         settings: TransferSettings,
@@ -98,6 +103,7 @@ class _Transfer:
         self._order = order
         self._intake = intake
         self._upload = upload
+        self._stripe = stripe
         self._control = control
         self._tries = tries
         self._single_put_bytes_max = settings.single_put_bytes_max
@@ -110,17 +116,18 @@ class _Transfer:
         self._needs_order = expected is not None and expected.needs_order
         self._hasher = Hasher(expected)
 
-    async def run(self) -> JobResult:
+    async def run(self) -> JobResult | None:
         """Take the way that fits the file."""
-        size_bytes = self._order.pin.size_bytes
+        order = self._order
+        size_bytes = order.pin.size_bytes
         if size_bytes is None:
             return await self._in_one_stream()
         self._check_size(size_bytes)
         if size_bytes == 0 or (size_bytes <= self._single_put_bytes_max and not self._upload.has_session):
             return await self._in_one_put(size_bytes)
-        if not (self._order.pin.rangeable and (self._expected is not None or _has_version(self._order.pin))):
+        if not (order.pin.rangeable and (self._expected is not None or order.pin.has_version)):
             return await self._in_one_stream()
-        plan = plan_parts(size_bytes, part_bytes_min=self._order.part_bytes)
+        plan = plan_parts(size_bytes, part_bytes_min=order.part_bytes)
         try:
             return await (self._in_order(plan) if self._needs_order else self._in_parallel(plan))
         except* RangeIgnored:
@@ -134,21 +141,31 @@ class _Transfer:
 
     # --- ways ---
 
-    async def _in_parallel(self, plan: PartPlan) -> JobResult:
+    async def _in_parallel(self, plan: PartPlan) -> JobResult | None:
         """Stream ranges into parts, over several connections at once."""
         assert plan.parts_count is not None
+        if self._order.first_part > 1 and not self._upload.has_session:
+            raise UploadLost("The upload that this stripe is for is not known any more.")
         await self._upload.open(parts_count=plan.parts_count)
-        stripe = range(self._order.first_part, min(self._order.end_part, plan.parts_count + 1))
-        numbers = deque(number for number in stripe if number not in self._upload.done)
+        numbers = range(1, plan.parts_count + 1)
+        open_count = self._stripe.fill(number for number in numbers if number not in self._upload.done)
         async with asyncio.TaskGroup() as lanes:
-            for _ in range(min(self._order.connections, len(numbers))):
-                lanes.create_task(self._lane(plan, numbers))
+            for _ in range(min(self._order.connections, open_count)):
+                lanes.create_task(self._lane(plan))
+        if not self._stripe.is_whole(plan.parts_count):
+            return None
+        self._stripe.fix()
         return await self._upload.commit(parts_count=plan.parts_count, sha256=None)
 
-    async def _lane(self, plan: PartPlan, numbers: deque[int]) -> None:
-        while numbers:
-            number = numbers.popleft()
+    async def _lane(self, plan: PartPlan) -> None:
+        while (number := self._stripe.take()) is not None:
             await self._tries.again(partial(self._stream, number, *byte_range(plan, number)))
+
+    def _keep_whole(self) -> None:
+        """Give nothing up from now on. Raises: SourceFailed where others have parts of the file already."""
+        if self._stripe.is_shared or self._order.first_part > 1:
+            raise SourceFailed("The source does not serve ranges here; others go on with it.")
+        self._stripe.fix()
 
     async def _stream(self, number: int, first_byte: int, end_byte: int) -> None:
         with child("part", attributes={"part": number, "bytes": end_byte - first_byte}):
@@ -158,6 +175,7 @@ class _Transfer:
     async def _in_order(self, plan: PartPlan) -> JobResult:
         """Fetch ranges one after the other, hash them, and send each while the next one comes."""
         assert plan.parts_count is not None
+        self._keep_whole()
         await self._upload.open(parts_count=plan.parts_count)
         parts = self._fetched(plan)
         async with aclosing(parts):
@@ -167,6 +185,7 @@ class _Transfer:
 
     async def _in_one_stream(self) -> JobResult:
         """Read the file once, from first to last byte, whatever its length turns out to be."""
+        self._keep_whole()
         async with AsyncExitStack() as stack:
             # Only what fails before the first byte is tried again here: the rest would have to begin anew.
             body = await self._tries.again(lambda: stack.enter_async_context(self._intake.whole()))
@@ -180,6 +199,7 @@ class _Transfer:
         return await self._upload.commit(parts_count=parts_count, sha256=self._hasher.sha256)
 
     async def _in_one_put(self, size_bytes: int) -> JobResult:
+        self._keep_whole()
         granted_bytes = await self._hold(size_bytes)
         data = await self._tries.again(self._fetch_whole)
         return await self._put(_Part(data, granted_bytes, is_last=True))
@@ -293,14 +313,6 @@ async def _joined(body: AsyncIterator[bytes]) -> bytearray:
     async for piece in body:
         data += piece
     return data
-
-
-def _has_version(pin: Metadata) -> bool:
-    """Whether ranges can be told to be of one version. Without that, or a checksum to tell, they are not combined.
-
-    Source: RFC 9110 15.3.7.3; a weak ETag does not promise the same bytes.
-    """
-    return (pin.etag is not None and not pin.etag.startswith(("W/", "w/"))) or pin.last_modified is not None
 
 
 def _weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,7 +7,7 @@ Laws of this file:
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
 from tasks.sink import Sink, StoredPart
 from tasks.store_calls import Overtaken
+from tasks.stripe import Stripe
 
 _CONTENT_TYPE = "application/octet-stream"
 
@@ -38,6 +39,7 @@ class Upload:
         sink: Sink,
         control: LeaseControl,
         *,
+        stripe: Stripe,
         tries: Tries,
         expected: Checksum | None,
         clock: Callable[[], float],
@@ -45,6 +47,7 @@ class Upload:
         self._order = order
         self._sink = sink
         self._control = control
+        self._stripe = stripe
         self._tries = tries
         self._expected_crc = expected if expected is not None and expected.algorithm is Algorithm.CRC64NVME else None
         self._clock = clock
@@ -53,8 +56,8 @@ class Upload:
         self._replaces: str | None = None
         #: Parts that are in the store and known to be right, by number.
         self.done: dict[int, PartDone] = {}
-        #: Bytes of earlier parts that the progress counts: at first all that the ledger knows.
-        self._counted_bytes = sum(part.size_bytes for part in order.parts_done)
+        #: Earlier parts that the progress counts: at first all that the ledger knows.
+        self._counted: Sequence[PartDone] = order.parts_done
 
     @property
     def has_session(self) -> bool:
@@ -73,14 +76,17 @@ class Upload:
 
     def forget_parts(self) -> None:
         """Begin from the first part again: those sent so far do not count."""
-        self._counted_bytes = sum(part.size_bytes for part in self.done.values())
+        self._counted = tuple(self.done.values())
         self.done = {}
         self._recount()
 
     def _recount(self) -> None:
-        kept_bytes = sum(part.size_bytes for part in self.done.values())
-        self._control.progress(kept_bytes - self._counted_bytes)
-        self._counted_bytes = kept_bytes
+        kept = tuple(self.done.values())
+        self._control.progress(self._bytes_of(kept) - self._bytes_of(self._counted))
+        self._counted = kept
+
+    def _bytes_of(self, parts: Iterable[PartDone]) -> int:
+        return sum(part.size_bytes for part in parts if part.number in self._stripe)
 
     async def send(self, number: int, size_bytes: int, body: Body) -> None:
         """Send one part, once, and report it. Raises: SinkError; LeaseLost; what iterating the body raises."""
@@ -210,10 +216,14 @@ class Upload:
             for part in self._order.parts_done
             if part.session_id == session.session_id and part.crc64nvme is not None
         }
+        is_whole = self._stripe.is_whole(parts_count)
+        if not is_whole and not any(number in self._stripe for number in known):
+            # Nothing of an earlier attempt is built on.
+            return {}
         try:
             stored = await self._sink.list_parts(self._order.key, session.upload_id)
         except UploadLost:
-            if len(known) < parts_count:
+            if not is_whole or len(known) < parts_count:
                 raise
             # It may be gone because it was completed, and the answer was lost: Complete will tell.
             return known

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from seams import BUCKET, Seam
 
-from actors.book import AgentRecord, Book
+from actors.agent_record import AgentRecord
+from actors.book import Book
 from actors.decisions import Rules
 from actors.holding import key_of
 from actors.ports import Accepted, Submission
@@ -30,6 +31,7 @@ from rayhaul.job import FINAL, Job, JobResult, JobSpec, JobStatus, Metadata, utc
 from rayhaul.lease import (
     AbortOrder,
     AgentReport,
+    CommitAsked,
     LeaseFailed,
     LeaseProgress,
     Notice,
@@ -42,8 +44,11 @@ from rayhaul.lease import (
     ReportReply,
     SessionOpened,
     SessionState,
+    StripeDone,
     TransferOrder,
     Transferred,
+    Trimmed,
+    TrimOrder,
     UploadSession,
 )
 from rayhaul.ledger.base import JobFilter, Role, Viewer
@@ -136,6 +141,8 @@ class HandAgent:
     let_go: set[str] = field(default_factory=set)
     superseded: bool = False
     capacity: Capacity | None = None
+    #: Tails that it was asked for.
+    asked: list[TrimOrder] = field(default_factory=list)
     #: What it says of a lease, where that is not that bytes move right now.
     tells: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Of each thing told: whether it counted.
@@ -223,6 +230,15 @@ class HandAgent:
 
     def tell_failed(self, order: TransferOrder, failure: Failure) -> str:
         return self.tell(LeaseFailed(**self._under(order), failure=failure), ends=order.lease_id)
+
+    def tell_trimmed(self, order: TransferOrder, end_part: int) -> str:
+        return self.tell(Trimmed(**self._under(order), end_part=end_part, shared=True))
+
+    def tell_commit(self, order: TransferOrder) -> str:
+        return self.tell(CommitAsked(**self._under(order)))
+
+    def tell_stripe(self, order: TransferOrder) -> str:
+        return self.tell(StripeDone(**self._under(order)), ends=order.lease_id)
 
     def tell_refused(self, order: TransferOrder) -> str:
         return self.tell_failed(order, SinkRefused("InvalidAccessKeyId").failure())
@@ -315,6 +331,11 @@ class HandAgent:
             for key in keys:
                 self._lose(key)
 
+    def trim(self, orders: Sequence[TrimOrder]) -> None:
+        """Hear that a tail is asked for; a test answers with `tell_trimmed`."""
+        if self.alive and not self.deaf:
+            self.asked += orders
+
 
 @dataclass(eq=False, slots=True)
 class HandPool:
@@ -337,6 +358,10 @@ class HandPool:
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
         if agent in self.lives:
             self.lives[agent].revoke(lease_ids)
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None:
+        if agent in self.lives:
+            self.lives[agent].trim(orders)
 
     async def add(self, agent: str) -> None:
         self.added.append(agent)

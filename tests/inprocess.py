@@ -26,7 +26,7 @@ from rayhaul import keys
 from rayhaul.alert_file import read_scaling_rule
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
-from rayhaul.lease import AgentReport, Order, ReportReply
+from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
 from rayhaul.ledger.base import Batch, Role
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter
@@ -71,6 +71,10 @@ class LocalAgents:
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
         if agent in self._agents and agent not in self._muted:
             await self._agents[agent].revoke(lease_ids)
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None:
+        if agent in self._agents and agent not in self._muted:
+            await self._agents[agent].trim(orders)
 
     async def drain(self, agent: str) -> None:
         if agent in self._agents:

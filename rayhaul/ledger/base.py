@@ -157,6 +157,8 @@ class Batch:
     leases_granted: Sequence[Lease] = ()
     #: Lease ids.
     leases_ended: Sequence[str] = ()
+    #: Leases whose stripe ends earlier from now on.
+    leases_trimmed: Sequence[Lease] = ()
     #: New ones and changed ones, by `session_id`.
     sessions: Sequence[UploadSession] = ()
     #: New ones and sent-again ones, by (`session_id`, `number`).
@@ -202,6 +204,8 @@ class LedgerState:
     leases: Sequence[Lease] = ()
     #: Sessions that are open or aborting.
     sessions: Sequence[UploadSession] = ()
+    #: Numbers of the recorded parts of open sessions, ascending, by session.
+    parts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     dead_letters_count: int = 0
     #: Priorities whose jobs are not to be started.
     paused: frozenset[Priority] = frozenset()

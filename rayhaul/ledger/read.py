@@ -1,5 +1,6 @@
 """Queries: each takes a connection of a reader thread and, where rows belong to somebody, who reads."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 
 from rayhaul.errors import NotFound
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
-from rayhaul.lease import PartDone, UploadSession
+from rayhaul.lease import PartDone, SessionState, UploadSession
 from rayhaul.ledger import rows, tables
 from rayhaul.ledger.base import (
     ApiKey,
@@ -107,6 +108,14 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
     live = sa.select(tables.upload_sessions).where(sa.text(tables.LIVE_SESSIONS))
     live = live.order_by(tables.upload_sessions.c.session_id)
     leases = sa.select(tables.leases).order_by(tables.leases.c.lease_id)
+    parts, sessions = tables.parts.c, tables.upload_sessions.c
+    recorded = sa.select(parts.session_id, parts.number).join(tables.upload_sessions)
+    recorded = recorded.where(sa.text(tables.LIVE_SESSIONS), sessions.state == SessionState.OPEN).order_by(
+        parts.session_id, parts.number
+    )
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for session_id, number in _paged(connection, recorded):
+        numbers[session_id].append(number)
     dead = sa.select(sa.func.count()).select_from(tables.jobs).where(sa.text(tables.DEAD_LETTERS))
     usage = sa.select(tables.usage).order_by(tables.usage.c.user_id)
     counted = sa.select(_jobs.status, sa.func.count()).group_by(_jobs.status)
@@ -114,6 +123,7 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
         open_jobs=[rows.job(row, sealer) for row in _paged(connection, open_jobs)],
         leases=[rows.lease(row) for row in _paged(connection, leases)],
         sessions=[rows.session(row) for row in _paged(connection, live)],
+        parts=dict(numbers),
         dead_letters_count=connection.execute(dead).scalar_one(),
         paused=frozenset(map(Priority, connection.execute(sa.select(tables.paused_priorities.c.priority)).scalars())),
         usage=tuple(UsageRecord(**row) for row in connection.execute(usage).mappings()),

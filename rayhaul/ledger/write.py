@@ -72,6 +72,11 @@ class Writes:
             .where(tables.outbox.c.outbox_id == sa.bindparam("postponed_id"))
             .values({name: sa.bindparam(name) for name in ("attempts", "next_attempt_at")})
         )
+        trim = (
+            sa.update(tables.leases)
+            .where(tables.leases.c.lease_id == sa.bindparam("trimmed_id"))
+            .values(end_part=sa.bindparam("end_before"))
+        )
         end = sa.delete(tables.leases).where(tables.leases.c.lease_id == sa.bindparam("ended_id"))
         self.users = Statement(_insert(tables.users, dialect).on_conflict_do_nothing().inline(), dialect)
         self.jobs_new = insert(tables.jobs)
@@ -80,6 +85,7 @@ class Writes:
         self.sessions = upsert(tables.upload_sessions)
         self.parts = upsert(tables.parts)
         self.leases_granted = insert(tables.leases)
+        self.leases_trimmed = Statement(trim, dialect)
         self.leases_ended = Statement(end, dialect)
         self.events = insert(tables.job_events, "seq")
         self.idempotency = insert(tables.idempotency_keys)
@@ -117,6 +123,10 @@ class Writes:
         self.sessions.run(connection, [rows.session_values(session) for session in batch.sessions])
         self.parts.run(connection, [rows.part_values(part) for part in batch.parts])
         self.leases_granted.run(connection, [rows.lease_values(lease) for lease in batch.leases_granted])
+        self.leases_trimmed.run(
+            connection,
+            [{"trimmed_id": lease.lease_id, "end_before": lease.end_part} for lease in batch.leases_trimmed],
+        )
         self.leases_ended.run(connection, [{"ended_id": lease_id} for lease_id in batch.leases_ended])
         self.events.run(connection, [rows.event_values(event) for event in batch.events])
         self.idempotency.run(connection, [rows.idempotency_values(record) for record in batch.idempotency])

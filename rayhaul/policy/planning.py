@@ -43,7 +43,12 @@ def plan_parts(size_bytes: int | None, *, part_bytes_min: int) -> PartPlan:
     part_bytes = part_bytes_min
     if _ceil_div(size_bytes, part_bytes) > PARTS_MAX:
         part_bytes = _ceil_div(_ceil_div(size_bytes, PARTS_MAX), MIB) * MIB
-    return PartPlan(size_bytes=size_bytes, part_bytes=part_bytes, parts_count=max(1, _ceil_div(size_bytes, part_bytes)))
+    return PartPlan(size_bytes=size_bytes, part_bytes=part_bytes, parts_count=parts_count(size_bytes, part_bytes))
+
+
+def parts_count(size_bytes: int, part_bytes: int) -> int:
+    """Return how many parts a file of that size has; an empty one has one."""
+    return max(1, _ceil_div(size_bytes, part_bytes))
 
 
 def byte_range(plan: PartPlan, number: int) -> tuple[int, int]:

@@ -13,12 +13,14 @@ from origin import Origin, content_sha256
 from rayhaul import AsyncClient
 from rayhaul.job import FINAL, JobStatus
 from rayhaul.metrics import FENCED_WRITES, Meter, Snapshot
-from rayhaul.settings import EgressSettings, LivenessSettings, Settings
+from rayhaul.settings import EgressSettings, HostsSettings, LivenessSettings, Settings
 from rayhaul.wire import JobView
 from serve_app.seaweed import Seaweed
 from tasks.sink import Sink
 
 MIB = 1024 * 1024
+#: A job with two connections has no others to spare for a second agent.
+ON_ONE_AGENT = HostsSettings(connections_max=2)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ async def alice(service: Service) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 60) -> None:
     async with asyncio.timeout(within_s):
         while not await holds():
             await asyncio.sleep(0.02)
@@ -179,7 +181,7 @@ async def busy_slots(service: Service) -> bool:
 
 
 async def test_agent_killed(alice: AsyncClient, origin: Origin, service: Service) -> None:
-    """An agent dies in the middle: another lease goes on with the parts that are in the bucket."""
+    """An agent dies in the middle: others go on, with its parts that are in the bucket as well."""
     url = origin.add("big.bin", size=12 * PART_BYTES, seed=7, rate_bytes_per_s=25 * MIB)
     job = await alice.submit(url, connections=2)
     await downloading(alice, job.id, parts_min=3)
@@ -189,9 +191,40 @@ async def test_agent_killed(alice: AsyncClient, origin: Origin, service: Service
     done = await alice.wait(job.id, timeout_s=30)
     assert done.requeues == 1
     assert await object_sha256(alice, job.id) == content_sha256(7, 12 * PART_BYTES)
-    assert "agent_lost" in [event.payload.get("code") for event in await alice.history(job.id)]
     fetched = [seen.range[0] for seen in origin.seen("big.bin") if seen.range and seen.range != (0, 1)]
     assert len(fetched) < 2 * 12, "it began anew"
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["all stay", "one is lost"])
+async def test_one_file_on_three_agents(tmp_path: Path, settings: Settings, origin: Origin, *, lost: bool) -> None:
+    """Three agents move one file into one upload, also where one of them dies in the middle; its bytes are right."""
+    transfer = settings.transfer.model_copy(update={"stripe_parts_min": 1})
+    settings = settings.model_copy(update={"transfer": transfer})
+    size = 24 * PART_BYTES - 5
+    url = origin.add("wide.bin", size=size, seed=11, rate_bytes_per_s=8 * MIB)
+    async with (
+        running_service(tmp_path, settings, agents=3) as service,
+        AsyncClient(service.url, service.alice) as alice,
+    ):
+        job = await alice.submit(url, connections=2)
+
+        async def on_three() -> bool:
+            state = await service.scheduler.job_state(job.id)
+            return len({lease.agent for lease in state.leases}) == 3
+
+        await eventually(on_three, within_s=120)
+        if lost:
+            await downloading(alice, job.id, parts_min=4)
+            await service.agents.kill("agent-2")
+            await service.agents.add("agent-2")
+        done = await alice.wait(job.id, timeout_s=240)
+        assert set(done.agents) == {"agent-1", "agent-2", "agent-3"}
+        assert (done.progress.bytes, done.progress.parts_done) == (size, 24)
+        assert await object_sha256(alice, job.id) == content_sha256(11, size)
+        await no_uploads(settings)
+        assert (await service.ledger.state()).leases == []
+    fetched = [seen.range for seen in origin.seen("wide.bin") if seen.range and seen.range != (0, 1)]
+    assert len(fetched) <= 24 + 6, "only what was lost, or crawled near the end, is fetched again"
 
 
 async def test_file_changes_on_the_way(alice: AsyncClient, origin: Origin, settings: Settings) -> None:
@@ -221,7 +254,8 @@ async def test_redirect_into_the_private_network(tmp_path: Path, settings: Setti
 async def test_a_zombie_is_fenced(tmp_path: Path, settings: Settings, origin: Origin) -> None:
     """An agent that is cut off loses its lease and works on; when it is heard again, nothing of it counts."""
     liveness = LivenessSettings(heartbeat_s=0.1, offline_s=1, self_fence_s=1000)
-    async with running_service(tmp_path, settings.model_copy(update={"liveness": liveness})) as service:
+    settings = settings.model_copy(update={"liveness": liveness, "hosts": ON_ONE_AGENT})
+    async with running_service(tmp_path, settings) as service:
         async with AsyncClient(service.url, service.alice) as alice:
             url = origin.add("held.bin", size=16 * PART_BYTES, seed=9, rate_bytes_per_s=6 * MIB)
             job = await alice.submit(url, connections=2)
@@ -233,7 +267,11 @@ async def test_a_zombie_is_fenced(tmp_path: Path, settings: Settings, origin: Or
                 now = await alice.get(job.id)
                 return now.status is JobStatus.DOWNLOADING and now.agents != [zombie]
 
+            async def has_stale_news() -> bool:
+                return bool(service.agents._agents[zombie]._outbox.notices())
+
             await eventually(taken_over)
+            await eventually(has_stale_news)
             service.agents.unmute(zombie)
 
             async def refused() -> bool:
@@ -249,7 +287,8 @@ async def test_a_zombie_is_fenced(tmp_path: Path, settings: Settings, origin: Or
 async def test_an_agent_that_is_cut_off_stops_by_itself(tmp_path: Path, settings: Settings, origin: Origin) -> None:
     """Without an answer for `self_fence_s` an agent ends its transfers, long before it counts as lost."""
     liveness = LivenessSettings(heartbeat_s=0.1, offline_s=60, self_fence_s=0.5)
-    async with running_service(tmp_path, settings.model_copy(update={"liveness": liveness})) as service:
+    settings = settings.model_copy(update={"liveness": liveness, "hosts": ON_ONE_AGENT})
+    async with running_service(tmp_path, settings) as service:
         async with AsyncClient(service.url, service.alice) as alice:
             url = origin.add("cut.bin", size=16 * PART_BYTES, rate_bytes_per_s=2 * MIB)
             job = await alice.submit(url, connections=2)

@@ -20,12 +20,12 @@ from store_proxy import Fault, StoreProxy
 
 from rayhaul.errors import (
     ChecksumMismatch,
-    Internal,
     LeaseLost,
     RayhaulError,
     SinkBusy,
     SinkError,
     SourceChanged,
+    SourceFailed,
     SourceNotFound,
     SourceTooLarge,
     SourceTruncated,
@@ -42,6 +42,7 @@ from tasks.checksum import crc_text
 from tasks.egress import GuardedClient
 from tasks.probe import probe
 from tasks.sink import Sink
+from tasks.stripe import Stripe
 from tasks.transfer import transfer
 from tasks.upload import LEASE, SESSION, undo
 
@@ -156,6 +157,18 @@ class Bench:
     async def run(
         self, order: TransferOrder, control: Control | None = None, *, settings: TransferSettings = SETTINGS
     ) -> JobResult:
+        result = await self.carry_out(order, control, settings=settings)
+        assert result is not None, "the whole file is published"
+        return result
+
+    async def carry_out(
+        self,
+        order: TransferOrder,
+        control: Control | None = None,
+        *,
+        settings: TransferSettings = SETTINGS,
+        stripe: Stripe | None = None,
+    ) -> JobResult | None:
         try:
             return await transfer(
                 order,
@@ -166,6 +179,7 @@ class Bench:
                 memory=self.memory,
                 clock=time.time,
                 rng=Random(1),
+                stripe=stripe,
             )
         finally:
             assert self.memory.used_bytes == 0, "all memory is given back"
@@ -766,13 +780,50 @@ async def test_what_an_undone_upload_had_published_goes(bench: Bench, *, ours: b
     assert (await bench.sink.head(order.key) is None) is ours
 
 
-async def test_a_stripe_that_is_not_the_whole_file_is_not_completed(bench: Bench) -> None:
-    """A lease of some parts moves these, and does not publish an object that lacks the others."""
-    order = replace(await bench.order(4 * PART), first_part=2, end_part=4)
-    control = Control()
-    await bench.fails(order, Internal, control)
-    assert bench.ranges() == [2, 3]
+async def test_stripes_of_one_upload(bench: Bench) -> None:
+    """Each moves its own parts and publishes nothing; who has the whole file then only completes it."""
+    order, first = await interrupted(bench, lose_at="after 1 parts")
+    stripes = [replace(order, lease_id=f"lease_{n}", first_part=n, end_part=n + 1, epoch=n) for n in (2, 3, 4)]
+    controls = [Control() for _ in stripes]
+    results = await asyncio.gather(*[bench.carry_out(*both) for both in zip(stripes, controls, strict=True)])
+    assert results == [None, None, None]
+    assert [control.steps for control in controls] == [["part"]] * 3
+    assert [control.bytes_done for control in controls] == [PART] * 3
+    assert await bench.sink.head(order.key) is None
+    assert bench.ranges() == [2, 3, 4]
+    assert bench.proxy.count("list_parts") == 0, "they build on nothing of an earlier attempt"
+    known = (*first.parts, *(part for control in controls for part in control.parts))
+    bench.origin.requests.clear()
+    last = replace(order, parts_done=known, epoch=5)
+    await bench.check(last, await bench.run(last), 4 * PART)
+    assert bench.origin.requests == []
+
+
+async def test_a_stripe_whose_tail_goes_to_others(bench: Bench) -> None:
+    """What is not on its way yet is left alone, and the upload is not completed."""
+    order = replace(await bench.order(6 * PART), connections=1)
+    stripe = Stripe(1, 7)
+    control = Control(on_part=lambda: stripe.trim(3))
+    assert await bench.carry_out(order, control, stripe=stripe) is None
+    assert bench.ranges() == [1, 2]
+    assert stripe.end_part == 3
     await bench.abort(control)
+
+
+async def test_a_stripe_of_an_upload_that_is_gone(bench: Bench) -> None:
+    """It opens none of its own."""
+    order = replace(await bench.order(4 * PART), first_part=2, end_part=4)
+    await bench.fails(order, UploadLost)
+    assert bench.origin.requests == []
+
+
+async def test_a_stripe_does_not_fall_back_to_one_stream(bench: Bench) -> None:
+    """Where the source serves no ranges here, it is others who go on: their parts are not overwritten."""
+    order, _ = await interrupted(bench, lose_at="after 1 parts")
+    bench.origin.add("file.bin", size=4 * PART, seed=7, ranges=False)
+    control = Control()
+    await bench.fails(replace(order, first_part=2, end_part=4), SourceFailed, control)
+    assert control.parts == []
 
 
 async def test_memory_is_shared_and_never_exceeded(bench: Bench) -> None:
@@ -781,7 +832,7 @@ async def test_memory_is_shared_and_never_exceeded(bench: Bench) -> None:
     base = await bench.order(3 * PART, pinned=WAYS["unknown length"])
     orders = [replace(base, key=f"{bench.prefix}/{number}") for number in range(6)]
 
-    async def one(order: TransferOrder) -> JobResult:
+    async def one(order: TransferOrder) -> JobResult | None:
         return await transfer(
             order,
             client=bench.client,
@@ -795,6 +846,7 @@ async def test_memory_is_shared_and_never_exceeded(bench: Bench) -> None:
 
     results = await asyncio.gather(*[one(order) for order in orders])
     for order, result in zip(orders, results, strict=True):
+        assert result is not None
         await bench.check(order, result, 3 * PART)
     assert bench.memory.peak_bytes <= 3 * PART
     assert bench.memory.used_bytes == 0

@@ -265,6 +265,26 @@ async def test_leases_are_granted_and_ended(ledger: SqlLedger) -> None:
     assert (await ledger.state()).leases == [two, third]
 
 
+async def test_a_stripe_ends_earlier(ledger: SqlLedger) -> None:
+    """Only where it ends is changed, and one that is gone stays gone."""
+    await ledger.commit(Batch(jobs_new=[job := a_job()], leases_granted=[one := a_lease(job), two := a_lease(job)]))
+    trimmed = replace(one, end_part=one.first_part + 1)
+    await ledger.commit(Batch(leases_trimmed=[trimmed]))
+    assert (await ledger.state()).leases == [trimmed, two]
+    await ledger.commit(Batch(leases_trimmed=[replace(two, end_part=2)], leases_ended=[two.lease_id]))
+    await ledger.commit(Batch(leases_trimmed=[two]))
+    assert (await ledger.state()).leases == [trimmed]
+
+
+async def test_the_parts_of_open_sessions_are_known(ledger: SqlLedger) -> None:
+    """A scheduler that starts sees which parts are recorded; those of uploads that are over do not matter any more."""
+    job = a_job()
+    one, over = a_session(job), a_session(job, state=SessionState.ABORTING)
+    await ledger.commit(Batch(jobs_new=[job], sessions=[one, over, a_session(job)]))
+    await ledger.commit(Batch(parts=[a_part(one, 10_000), a_part(one, 2), a_part(over, 1), a_part(one, 1)]))
+    assert (await ledger.state()).parts == {one.session_id: [1, 2, 10_000]}
+
+
 async def test_sessions_move_on(ledger: SqlLedger) -> None:
     """A session written again is the same session in its new state; done with, it leaves the scheduler's view."""
     await ledger.commit(Batch(jobs_new=[job := a_job()], sessions=[session := a_session(job)]))

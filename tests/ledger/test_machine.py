@@ -68,10 +68,7 @@ class Model:
             model.jobs[job.id] = replace(job, spec=model.jobs[job.id].spec)
         model.sessions.update({session.session_id: session for session in batch.sessions})
         model.parts.update({(part.session_id, part.number): part for part in batch.parts})
-        for lease in batch.leases_granted:
-            model.put_new(model.leases, lease.lease_id, lease)
-        for lease_id in batch.leases_ended:
-            model.leases.pop(lease_id, None)
+        model.take_leases(batch)
         model.events.extend(batch.events)
         for record in batch.idempotency:
             model.put_new(model.spent, (record.user_id, record.key), record)
@@ -79,6 +76,15 @@ class Model:
             model.paused = batch.paused
         model.counts.update(batch.counts)
         return model
+
+    def take_leases(self, batch: Batch) -> None:
+        for lease in batch.leases_granted:
+            self.put_new(self.leases, lease.lease_id, lease)
+        for lease in batch.leases_trimmed:
+            if lease.lease_id in self.leases:
+                self.leases[lease.lease_id] = replace(self.leases[lease.lease_id], end_part=lease.end_part)
+        for lease_id in batch.leases_ended:
+            self.leases.pop(lease_id, None)
 
     def check_leader(self, batch: Batch) -> None:
         if batch.leader_epoch is not None and (self.epoch == 0 or batch.leader_epoch != self.epoch):
@@ -100,11 +106,19 @@ class Model:
             open_jobs=sorted((job for job in self.jobs.values() if not job.is_final), key=lambda job: job.id),
             leases=[self.leases[lease_id] for lease_id in sorted(self.leases)],
             sessions=[self.sessions[key] for key in sorted(self.sessions) if self.sessions[key].state in live],
+            parts=self.recorded(),
             dead_letters_count=sum(job.dead_lettered_at is not None for job in self.jobs.values()),
             paused=self.paused,
             totals=Counter(job.status for job in self.jobs.values()),
             counts=dict(self.counts),
         )
+
+    def recorded(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for session_id, number in sorted(self.parts):
+            if self.sessions[session_id].state is SessionState.OPEN:
+                found.setdefault(session_id, []).append(number)
+        return found
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -198,6 +212,10 @@ class LedgerMachine(RuleBasedStateMachine):
             jobs_changed=moved,
             events=[an_event(job) for job in [*new, *moved]],
             leases_granted=[a_lease(job, epoch=job.version) for job in moved],
+            leases_trimmed=[
+                replace(self.model.leases[lease_id], end_part=draw(st.integers(1, 4)))
+                for lease_id in (draw(st.lists(st.sampled_from(leases), max_size=2, unique=True)) if leases else [])
+            ],
             leases_ended=draw(st.lists(st.sampled_from(leases), max_size=2)) if leases else [],
             sessions=sessions,
             parts=[a_part(session, number, crc64nvme=draw(crc)) for session in sessions for number in numbers],

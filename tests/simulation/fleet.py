@@ -34,8 +34,11 @@ from rayhaul.lease import (
     ReportReply,
     SessionOpened,
     SessionState,
+    StripeDone,
     TransferOrder,
     Transferred,
+    Trimmed,
+    TrimOrder,
     UploadSession,
 )
 
@@ -63,8 +66,35 @@ class Hand:
     #: Of a single PUT: what it takes the place of, and whether that was looked for.
     replaces: str | None = None
     looked: bool = False
+    #: Where its stripe ends, and whether others may be at work as well.
+    end_part: int = PARTS + 1
+    shared: bool = False
     stalled: bool = False
     doing: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, TransferOrder):
+            self.end_part = min(self.order.end_part, PARTS + 1)
+            self.shared = (self.order.first_part, self.end_part) != (1, PARTS + 1)
+
+    @property
+    def first_part(self) -> int:
+        return self.order.first_part if isinstance(self.order, TransferOrder) else 1
+
+    @property
+    def open_parts(self) -> list[int]:
+        """The parts of its stripe that are still to be sent."""
+        return [number for number in range(self.first_part, self.end_part) if number not in self.done]
+
+    @property
+    def parts_done(self) -> int:
+        return sum(self.first_part <= number < self.end_part for number in self.done)
+
+    def trim(self, end_part: int) -> None:
+        """Leave the tail to others, but for what was sent."""
+        taken = [number for number in self.done if number < self.end_part]
+        self.shared = True
+        self.end_part = min(self.end_part, max([end_part, self.first_part, *(number + 1 for number in taken)]))
 
 
 @dataclass(eq=False, slots=True)
@@ -100,6 +130,17 @@ class SimAgent:
     def revoke(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._lose(key)
+
+    def trim(self, orders: Iterable[TrimOrder]) -> None:
+        for asked in orders:
+            hand = self.held.get(asked.lease_id)
+            if hand is None or not isinstance(hand.order, TransferOrder):
+                continue
+            if hand.doing != COMMITTING:
+                hand.trim(asked.end_part)
+            told = Trimmed(**self._ids(hand.order), end_part=hand.end_part, shared=hand.shared)
+            self.around.note(f"{self} tells {describe(told)} end {hand.end_part}")
+            self.outbox[told.notice_id] = told
 
     def take(self, reply: ReportReply, sent_at_s: float) -> None:
         """Take the answer to a report."""
@@ -172,11 +213,11 @@ class SimAgent:
                 LeaseProgress(
                     lease_id=order.lease_id,
                     job_id=order.context.job_id,
-                    bytes_done=len(hand.done) * self.around.part_bytes,
+                    bytes_done=hand.parts_done * self.around.part_bytes,
                     bytes_per_s=0.0 if hand.stalled else 1000.0,
                     idle_s=now_s - hand.moved_at_s,
                     doing=hand.doing,
-                    parts_done=len(hand.done),
+                    parts_done=hand.parts_done,
                 )
                 for hand, order in transfers
             ),
@@ -283,8 +324,10 @@ class SimAgent:
                 raise SourceChanged
         if not is_small and not hand.opened:
             self._open(hand, order)
-        elif not is_small and len(hand.done) < PARTS and not hand.agreed:
+        elif not is_small and hand.open_parts and not hand.agreed:
             self._send_part(hand, order)
+        elif not is_small and hand.shared:
+            self._say(hand, StripeDone(**self._ids(order)), last=True)
         elif not hand.agreed:
             hand.doing = COMMITTING
             self._say(hand, CommitAsked(**self._ids(order)))
@@ -301,13 +344,14 @@ class SimAgent:
             try:
                 stored = around.bucket.parts(hand.upload_id)
             except UploadLost:
-                if len(known) < PARTS:
+                if hand.shared or len(known) < PARTS:
                     raise
                 hand.done = known
             else:
                 hand.done = {n: part for n, part in known.items() if stored.get(n) == part.etag}
             hand.moved_at_s = around.now_s
             return
+        must(order.first_part == 1, "order", f"{order.lease_id} is a stripe of no upload")
         if order.epoch > 1:
             for stranger in around.bucket.uploads_of(order.key):
                 around.bucket.abort(stranger)
@@ -335,7 +379,7 @@ class SimAgent:
         """Send the next part and tell it; nothing waits for the answer."""
         around = self.around
         assert hand.upload_id is not None
-        number = next(number for number in range(1, PARTS + 1) if number not in hand.done)
+        number = hand.open_parts[0]
         etag = part_etag(str(order.pin.etag), number)
         around.bucket.put_part(hand.upload_id, number, etag)
         ids, size_bytes = self._ids(order), around.part_bytes

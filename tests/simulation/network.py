@@ -12,7 +12,7 @@ from reference import ReferenceLedger
 from surroundings import Surroundings, describe
 from violations import must
 
-from rayhaul.lease import AgentReport, Order, TransferOrder
+from rayhaul.lease import AgentReport, Order, TransferOrder, TrimOrder
 
 #: Longest a call is on its way, and the longest an agent is out of reach: beyond any patience of the scheduler's.
 _LATE_S = 20
@@ -48,6 +48,11 @@ class Network:
     async def revoke(self, agent: str, lease_ids: Sequence[str]) -> None:
         if not self.around.happens(self.around.odds.order_lost):
             self._send(agent, lambda found: found.revoke(lease_ids))
+
+    async def trim(self, agent: str, orders: Sequence[TrimOrder]) -> None:
+        self.around.note(f"{agent} is asked for tails: {', '.join(f'{o.lease_id} from {o.end_part}' for o in orders)}")
+        if not self.around.happens(self.around.odds.order_lost):
+            self._send(agent, lambda found: found.trim(orders))
 
     async def add(self, agent: str) -> None:
         if agent not in self.agents:
@@ -102,8 +107,11 @@ class Network:
             )
             known = {part.number: part for part in order.parts_done}
             if order.session is not None:
-                must(known == rows.parts[order.session.session_id], "order", f"{order.lease_id}: other parts")
-        self.around.note(f"{agent} gets {order.lease_id} epoch {order.epoch} of {job.id}")
+                recorded = rows.parts[order.session.session_id]
+                wanted = {n: part for n, part in recorded.items() if order.first_part <= n < order.end_part}
+                must(known == wanted, "order", f"{order.lease_id}: other parts")
+        stripe = f"parts {order.first_part} to {order.end_part - 1}"
+        self.around.note(f"{agent} gets {order.lease_id} epoch {order.epoch} of {job.id}, {stripe}")
 
     # --- the course of things ---
 

@@ -61,6 +61,8 @@ class People:
         return JobSpec(
             url=f"https://origin.example/{self.new_id('file')}/{kind}",
             priority=rng.choice(list(Priority)),
+            # Parts are sent one by one: all that an agent has not sent yet may go to others.
+            connections=1,
             not_before=later,
             webhook="https://hook.example" if rng.random() < 0.1 else None,
         )

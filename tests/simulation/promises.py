@@ -17,7 +17,7 @@ from rayhaul.job import FINAL, Job, JobEvent, JobStatus
 from rayhaul.lease import AgentReport, CommitAsked, Notice, PartsDone, ReportReply, SessionOpened, Transferred
 
 #: What of the book may have entries when all jobs have ended.
-_STAYS = frozenset({"shares", "agents", "paused", "parking", "progress_version", "dead_letters_count"})
+_STAYS = frozenset({"shares", "agents", "paused", "parking", "progress_version", "dead_letters_count", "usage"})
 
 
 def check_reply(

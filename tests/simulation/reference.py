@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from bucket import Bucket, object_etag
+from surroundings import PARTS
 from violations import must
 
 from rayhaul.errors import InvalidRequest, NotFound
@@ -89,6 +90,8 @@ class ReferenceLedger(Ledger):
         #: Counts commits; `ended_at` says at which one a lease ended.
         self.moment = 0
         self.ended_at: dict[str, int] = {}
+        #: Stripes that gave up their tails, and leases of parts that another one has as well.
+        self.trims = self.overlaps = 0
         #: ETags of the objects of completed jobs.
         self.completed: dict[str, str] = {}
         self._bucket = bucket
@@ -175,8 +178,13 @@ class ReferenceLedger(Ledger):
             if ended is not None:
                 rows.leases_of_job[ended.job_id].discard(lease_id)
                 self.ended_at[lease_id] = self.moment
+        for lease in batch.leases_trimmed:
+            rows.leases[lease.lease_id] = lease
+            self.trims += 1
         for lease in batch.leases_granted:
             rows.leases[lease.lease_id] = rows.granted[lease.lease_id] = lease
+            others = (rows.leases[lease_id] for lease_id in rows.leases_of_job[lease.job_id])
+            self.overlaps += any(o.first_part < lease.end_part and lease.first_part < o.end_part for o in others)
             rows.leases_of_job[lease.job_id].add(lease.lease_id)
 
     # --- invariants of a batch ---
@@ -254,11 +262,24 @@ class ReferenceLedger(Ledger):
             )
             assert job is not None
             assert before is not None
+            fresh = before.epoch < lease.epoch <= job.epoch
+            must(fresh, "I6", f"{lease.lease_id} has epoch {lease.epoch}, its job had {before.epoch}, has {job.epoch}")
+            if before.status in RUNNING:
+                continue
             must(lease.epoch == job.epoch, "I6", f"{lease.lease_id} has epoch {lease.epoch}, its job {job.epoch}")
             must(job.spec.priority not in paused, "paused", f"{job.id} is started, {job.spec.priority} jobs are paused")
             due = [moment for moment in (job.spec.not_before, before.next_attempt_at) if moment is not None]
             latest = datetime.fromtimestamp(self._limits.latest_s(), UTC)
             must(all(latest >= moment for moment in due), "early", f"{job.id} is started before {due}")
+        for lease in batch.leases_trimmed:
+            stood = self.rows.leases.get(lease.lease_id)
+            must(stood is not None, "I6", f"{lease.lease_id} is trimmed and does not stand")
+            assert stood is not None
+            must(
+                lease == replace(stood, end_part=lease.end_part) and lease.end_part < stood.end_part,
+                "I6",
+                f"{lease.lease_id}, {stood}, becomes {lease}",
+            )
 
     def _check_sessions(self, batch: Batch) -> None:
         for session in batch.sessions:
@@ -277,7 +298,7 @@ class ReferenceLedger(Ledger):
         for job in (*batch.jobs_new, *batch.jobs_changed):
             leases = [rows.leases[lease_id] for lease_id in rows.leases_of_job[job.id]]
             must(bool(leases) == (job.status in RUNNING), "I6", f"{job.id} is {job.status} with {len(leases)} leases")
-            must(len(leases) <= 1, "I6", f"{job.id} has {len(leases)} leases")
+            _check_stripes(job, leases)
             if job.is_final:
                 still = [s for s in rows.live_sessions.values() if s.job_id == job.id and s.state is SessionState.OPEN]
                 must(not still, "I4", f"{job.id} is {job.status} and its upload is open")
@@ -350,6 +371,11 @@ class ReferenceLedger(Ledger):
             open_jobs=[rows.open[job_id] for job_id in sorted(rows.open)],
             leases=[rows.leases[lease_id] for lease_id in sorted(rows.leases)],
             sessions=[rows.live_sessions[session_id] for session_id in sorted(rows.live_sessions)],
+            parts={
+                session_id: sorted(rows.parts[session_id])
+                for session_id, session in rows.live_sessions.items()
+                if session.state is SessionState.OPEN and rows.parts[session_id]
+            },
             dead_letters_count=rows.dead_letters_count,
             paused=rows.paused,
             usage=tuple(rows.usage[user_id] for user_id in sorted(rows.usage)),
@@ -412,6 +438,18 @@ _SESSION_WAYS: Mapping[SessionState | None, frozenset[SessionState]] = {
     SessionState.ABORTED: frozenset({SessionState.ABORTED}),
     SessionState.COMPLETED: frozenset({SessionState.COMPLETED}),
 }
+
+
+def _check_stripes(job: Job, leases: Sequence[Lease]) -> None:
+    """I6: an agent has one stripe of a job, a part is leased to two agents at most, and only the newest publishes."""
+    agents = Counter((lease.agent, lease.incarnation) for lease in leases)
+    must(not agents or max(agents.values()) == 1, "I6", f"{job.id}: an agent has two of its leases")
+    must(len({lease.epoch for lease in leases}) == len(leases), "I6", f"{job.id} has leases of one epoch")
+    holders = Counter(part for lease in leases for part in range(lease.first_part, min(lease.end_part, PARTS + 1)))
+    must(not holders or max(holders.values()) <= 2, "I6", f"{job.id}: a part is leased to more than two")
+    if job.status is JobStatus.UPLOADING:
+        alone = len(leases) == 1 and leases[0].epoch == job.epoch
+        must(alone, "I6", f"{job.id} is being published under {leases}")
 
 
 def _is_unstorable(text: str) -> bool:

@@ -36,6 +36,8 @@ class Setup:
     #: Probability that a commit says it stands and does not.
     ledger_lies: float = 0.0
     stalled_s: float = 25.0
+    #: More than a file has: each job stays on one agent.
+    stripe_parts_min: int = 1
 
     @classmethod
     def drawn(cls, seed: int, **changes: Any) -> "Setup":
@@ -73,6 +75,8 @@ class Setup:
                     park_s_max=30,
                     requeues_max=self.requeues_max,
                 ),
-                "transfer": TransferSettings(attempts_max=self.attempts_max, retry_cap_s=5),
+                "transfer": TransferSettings(
+                    attempts_max=self.attempts_max, retry_cap_s=5, stripe_parts_min=self.stripe_parts_min
+                ),
             }
         )

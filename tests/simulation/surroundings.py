@@ -12,7 +12,7 @@ from rayhaul.lease import AbortOrder, Notice, Order, ProbeOrder, TransferOrder
 SLOTS = 3
 PROBE_SLOTS = 4
 #: Of a large file; a small one goes up in one PUT.
-PARTS = 3
+PARTS = 5
 
 
 @dataclass(slots=True)
