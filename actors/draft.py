@@ -23,6 +23,7 @@ from rayhaul.ledger.base import (
     IdempotencyRecord,
     OutboxRecord,
     ScalingRecord,
+    SloCount,
     UsageRecord,
 )
 from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
@@ -71,6 +72,7 @@ class Draft:
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
         self._usage: dict[str, Usage] = {}
+        self._slo_counts: list[SloCount] = []
         self._counts: Counter[tuple[str, Labels]] = Counter()
         self._observed: list[tuple[Metric, float, str | None]] = []
 
@@ -259,6 +261,10 @@ class Draft:
         if size_bytes:
             self._usage[user_id] = quota.charged(self.usage(user_id), size_bytes, self.now)
 
+    def count_slo(self, count: SloCount) -> None:
+        """Count events of an objective."""
+        self._slo_counts.append(count)
+
     def count(self, metric: Metric, *labels: str) -> None:
         """Count one, in the ledger too: such a counter goes on where it stood when the scheduler begins anew."""
         assert len(labels) == len(metric.labels)
@@ -340,6 +346,7 @@ class Draft:
                 for user_id, usage in self._usage.items()
             ],
             counts=self._counts,
+            slo_counts=self._slo_counts,
         )
 
     def merge(self, batch: Batch) -> None:

@@ -10,7 +10,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,7 @@ from actors.decisions import Rules
 from actors.dispatch import Dispatch
 from actors.draft import Draft
 from actors.scaler import Scaler
+from actors.watch import Watch
 from actors.watchdog import observe_silence, observe_stalls
 from rayhaul.errors import Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.ids import NewId
@@ -71,6 +72,8 @@ class Loop:
         dispatch: Dispatch,
         scaler: Scaler,
         hear_report: Callable[[Draft, AgentReport], ReportReply],
+        watch: Watch,
+        after_turn: Callable[[float], Awaitable[None]],
         rules: Rules,
         clock: Callable[[], float],
         new_id: NewId,
@@ -88,6 +91,8 @@ class Loop:
         self._dispatch = dispatch
         self._scaler = scaler
         self._hear_report = hear_report
+        self._watch = watch
+        self._after_turn = after_turn
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
@@ -206,6 +211,7 @@ class Loop:
             answers = [(call, _attempt(call, draft)) for call in calls]
             if decide:
                 self._decide(draft)
+            self._watch.write(draft)
             batch = draft.seal(self._leader_epoch)
             await self._commit(batch, is_urgent=bool(draft.revokes) or any(_has_weight(*told) for told in answers))
         except (InvalidRequest, Poisoned):
@@ -221,6 +227,7 @@ class Loop:
             _settle(call.answer, answer)
         await self._dispatch.act(draft, self.book)
         await self._scaler.act(self.book, draft.now_s)
+        await self._after_turn(draft.now_s)
 
     def _decide(self, draft: Draft) -> None:
         try:

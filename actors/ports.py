@@ -16,6 +16,7 @@ from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder, UploadSess
 from rayhaul.ledger.base import ApiKey, Viewer
 from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Snapshot
+from rayhaul.policy.alerting import Alert
 
 
 class Command(StrEnum):
@@ -175,6 +176,10 @@ class ControlPlane(Protocol):
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
         """Take what a replica has counted; return the sum over the cluster."""
+        ...
+
+    async def alerts(self) -> Sequence[Alert]:
+        """Return every rule with its state, in the files' order."""
         ...
 
     async def ready(self) -> bool:

@@ -31,9 +31,10 @@ from actors.crossing import as_value, opened
 from actors.decisions import Rules
 from actors.mirror import Mirror
 from actors.ports import Accepted, AgentView, Command, JobState, ProgressPage, QueueView, Submission
+from actors.prober import Prober
 from actors.scheduler import Scheduler
 from rayhaul import log
-from rayhaul.alert_file import read_scaling_rule
+from rayhaul.alert_file import Definitions, read_definitions
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, Priority
@@ -41,7 +42,7 @@ from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
 from rayhaul.ledger.base import ApiKey, Deposed, Viewer
 from rayhaul.ledger.store import open_ledger
 from rayhaul.metrics import Kind, Labels, Meter, Snapshot
-from rayhaul.policy.alert_rules import AlertRule
+from rayhaul.policy.alerting import Alert
 from rayhaul.settings import Settings
 from rayhaul.trace_export import open_tracer
 from tasks.egress import GuardedClient
@@ -62,6 +63,8 @@ _CONTROL_TIMEOUT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 #: Time between two words of what a process without reports has counted.
 _METRICS_S = 5.0
+#: Pause before work that broke is begun anew.
+_BROKEN_PAUSE_S = 30.0
 #: Exit codes of processes that broke, or that another one of the same name has replaced.
 _EXIT_BROKEN = 1
 _EXIT_DEPOSED = 3
@@ -111,7 +114,7 @@ def _for_life(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 class SchedulerActor:
     """The scheduler's process. It serves calls once the ledger is open and the book rebuilt."""
 
-    def __init__(self, settings: Settings, ledger_url: str, bucket: str, scaling_rule: AlertRule) -> None:
+    def __init__(self, settings: Settings, ledger_url: str, bucket: str, watched: Definitions) -> None:
         _begin_process("scheduler", settings)
         meter = Meter()
         self._ledger = open_ledger(settings.ledger, ledger_url)
@@ -128,7 +131,9 @@ class SchedulerActor:
                 meter=meter,
                 quota=settings.quota,
             ),
-            scaling_rule=scaling_rule,
+            scaling_rule=watched.scaling_rule,
+            alert_rules=watched.alert_rules,
+            objectives=watched.objectives,
             clock=time.time,
             new_id=IdFactory(),
             holder=f"{socket.gethostname()}/{os.getpid()}",
@@ -248,11 +253,11 @@ class AgentActor:
 class CourierActor:
     """The courier's process. Receivers that hang or pour forth hold up nobody's turns here."""
 
-    def __init__(self, settings: Settings, ledger_url: str) -> None:
+    def __init__(self, settings: Settings, ledger_url: str, api_url: str) -> None:
         _begin_process("scheduler", settings)
-        self._running = _for_life(self._run(settings, ledger_url))
+        self._running = _for_life(self._run(settings, ledger_url, api_url))
 
-    async def _run(self, settings: Settings, ledger_url: str) -> None:
+    async def _run(self, settings: Settings, ledger_url: str, api_url: str) -> None:
         meter = Meter()
         tracer = open_tracer(settings.otlp, "courier", meter, instance=f"courier/{os.getpid()}")
         ledger = open_ledger(settings.ledger, ledger_url)
@@ -262,9 +267,24 @@ class CourierActor:
             courier = Courier(
                 ledger=ledger, client=client, settings=settings.webhook, meter=meter, rng=Random(), tracer=tracer
             )
+            # Presigning is arithmetic: the sink is never connected here.
+            links = Sink(settings.s3, meter=Meter(), connections_max=1)
+            prober = Prober(ledger=ledger, links=links, meter=meter, rng=Random(), clock=time.time)
             async with asyncio.TaskGroup() as group:
                 group.create_task(courier.run())
+                group.create_task(_again_and_again(prober.follow_links))
+                group.create_task(_again_and_again(lambda: prober.read_events(api_url, RayScheduler())))
                 group.create_task(tell_metrics(IdFactory()("courier"), meter))
+
+
+async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do what goes on for ever; where it breaks it is begun anew, and nothing beside it is harmed."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("probing broke, and begins anew")
+        await asyncio.sleep(_BROKEN_PAUSE_S)
 
 
 async def tell_metrics(process: str, meter: Meter) -> None:
@@ -423,6 +443,10 @@ class RayScheduler:
         total: Snapshot = await self._call("metrics", replica, snapshot)
         return total
 
+    async def alerts(self) -> Sequence[Alert]:
+        alerts: Sequence[Alert] = await self._call("alerts")
+        return alerts
+
     async def ready(self) -> bool:
         try:
             return bool(await self._call("ready"))
@@ -434,15 +458,17 @@ class RayScheduler:
         return reply
 
 
-def start_scheduler(settings: Settings, *, ledger_url: str, bucket: str) -> None:
+def start_scheduler(settings: Settings, *, ledger_url: str, bucket: str, api_url: str) -> None:
     """Start the actors of scheduler and courier unless they live; the scheduler starts the agents.
 
-    Raises: ServiceError where the alert file has no rule to scale by.
+    `api_url` is where the API will be, seen from the head: events are read there to see how long they take.
+
+    Raises: ServiceError where the alert files can not be used, or have no rule to scale by.
     """
-    # Read here, where the file is: the actor may run on another machine.
-    rule = read_scaling_rule(settings.scaling.rules_path)
-    _actor(SchedulerActor, SCHEDULER, {"head": 0.001}).remote(settings, ledger_url, bucket, rule)
-    _actor(CourierActor, COURIER, {"head": 0.001}).remote(settings, ledger_url)
+    # Read here, where the files are: the actor may run on another machine.
+    watched = read_definitions(settings)
+    _actor(SchedulerActor, SCHEDULER, {"head": 0.001}).remote(settings, ledger_url, bucket, watched)
+    _actor(CourierActor, COURIER, {"head": 0.001}).remote(settings, ledger_url, api_url)
 
 
 def dismiss_agents(timeout_s: float) -> None:

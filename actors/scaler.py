@@ -51,6 +51,11 @@ class Scaler:
         self._decision: Decision | None = None
         self._gone_at_s: dict[str, float] = {}
 
+    @property
+    def load_pct(self) -> float | None:
+        """The average share in use that decisions are made from; None where nothing is known."""
+        return self._memory.load.value
+
     def decide(self, draft: Draft, book: Book, rules: Rules) -> None:
         """Take this turn's decision, to be carried out by `act` once it is durable."""
         self._decision = None

@@ -27,6 +27,7 @@ from actors.ports import (
     Submission,
 )
 from actors.scaler import Scaler
+from actors.watch import Watch
 from rayhaul import keys
 from rayhaul.errors import Conflict, IdempotencyMismatch, Internal, NotFound, RayhaulError, Unauthorized
 from rayhaul.ids import NewId
@@ -35,7 +36,9 @@ from rayhaul.lease import AgentReport, Notice, ReportReply
 from rayhaul.ledger.base import ApiKey, IdempotencyRecord, Ledger, Viewer
 from rayhaul.metrics import Meter, Snapshot, merge
 from rayhaul.policy.alert_rules import AlertRule
+from rayhaul.policy.alerting import Alert
 from rayhaul.policy.naming import object_key
+from rayhaul.policy.objectives import Objective
 from rayhaul.policy.queueing import shares_of
 from rayhaul.redaction import redacted
 from rayhaul.settings import Settings
@@ -56,6 +59,8 @@ class Scheduler:
         bucket: str,
         rules: Rules,
         scaling_rule: AlertRule,
+        alert_rules: Sequence[AlertRule] = (),
+        objectives: Sequence[Objective] = (),
         clock: Callable[[], float],
         new_id: NewId,
         holder: str = "scheduler",
@@ -68,18 +73,21 @@ class Scheduler:
         self._meter: Meter = rules.meter
         self._dispatch = Dispatch(ledger=ledger, pool=pool, settings=settings, bucket=bucket, new_id=new_id)
         self._scaler = Scaler(scaling_rule, settings.scaling, pool, rules.meter)
+        self._counts = Counts()
+        self._watch = Watch(alert_rules, objectives, self._counts, rules.meter)
         self._loop = Loop(
             book=Book(shares_of(settings.queue)),
             ledger=ledger,
             dispatch=self._dispatch,
             scaler=self._scaler,
+            watch=self._watch,
+            after_turn=self._after_turn,
             hear_report=self._hear,
             rules=rules,
             clock=clock,
             new_id=new_id,
             holder=holder,
         )
-        self._counts = Counts()
 
     @property
     def _book(self) -> Book:
@@ -247,6 +255,13 @@ class Scheduler:
         """Return the sum over the cluster, and the gauges of this moment."""
         self._dispatch.gauge(self._book, self._meter, await self.queue())
         return merge([self._meter.snapshot(), self._counts.sum(self._clock())])
+
+    async def alerts(self) -> Sequence[Alert]:
+        return self._watch.alerts
+
+    async def _after_turn(self, now_s: float) -> None:
+        if self._watch.is_due(now_s):
+            self._watch.read(await self.counted(), self._scaler.load_pct, now_s)
 
     async def ready(self) -> bool:
         return self._loop.works and any(True for _ in self._book.online_agents())

@@ -12,8 +12,9 @@ Generated from `rayhaul/metrics.py` and `rayhaul/policy/indicators.py` by `make 
 
 ## Indicators
 
-What alerts and panels are about: the names of the observability specification, and some beside them. The Prometheus
-rules in `dashboards/generated/` record them.
+What alerts and panels are about: the names of the observability specification, and some beside them. The
+scheduler reads them every five seconds (`GET /alerts`), the Prometheus rules in `dashboards/generated/` record them;
+both from one definition.
 
 | indicator | meaning | made from | recorded as |
 | --- | --- | --- | --- |

@@ -1,6 +1,7 @@
 """Reading the files of alerts and objectives: those installed with the dashboards, or others of the same grammar."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,8 +10,10 @@ import yaml
 
 from rayhaul.errors import ServiceError
 from rayhaul.policy.alert_rules import AlertRule, parse_rules
+from rayhaul.policy.indicators import check_known
 from rayhaul.policy.objectives import Objective, parse_objectives
 from rayhaul.policy.scaling import auto_scale_rule
+from rayhaul.settings import Settings
 
 T = TypeVar("T")
 
@@ -25,9 +28,41 @@ def read_more_alerts() -> Sequence[AlertRule]:
     return _read("alerts-more.yaml", parse_rules)
 
 
+def read_rules(settings: Settings) -> Sequence[AlertRule]:
+    """Return the rules to evaluate: those of the alert file and those beside it, without the ones switched off.
+
+    Raises: ServiceError.
+    """
+    rules = (*read_alerts(settings.scaling.rules_path), *read_more_alerts())
+    kept = {rule.name: rule for rule in rules if rule.name not in settings.alerts.disabled}
+    try:
+        check_known(kept.values())
+    except ValueError as error:
+        raise ServiceError(f"the alert files can not be used: {error}") from error
+    return list(kept.values())
+
+
 def read_objectives() -> Sequence[Objective]:
     """Return the service-level objectives. Raises: ServiceError."""
     return _read("slos.yaml", parse_objectives)
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """What a scheduler watches for."""
+
+    scaling_rule: AlertRule
+    alert_rules: Sequence[AlertRule]
+    objectives: Sequence[Objective]
+
+
+def read_definitions(settings: Settings) -> Definitions:
+    """Raises: ServiceError where the files can not be used, or have no rule to scale by."""
+    return Definitions(
+        scaling_rule=read_scaling_rule(settings.scaling.rules_path),
+        alert_rules=read_rules(settings),
+        objectives=read_objectives(),
+    )
 
 
 def read_scaling_rule(path: Path | None = None) -> AlertRule:

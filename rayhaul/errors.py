@@ -24,6 +24,7 @@
 borders as a `Failure` value, never as a pickled exception.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -289,12 +290,19 @@ class Internal(ServiceError):
     retryable = True
 
 
+def faults() -> Mapping[str, Fault]:
+    """Return code -> whose fault, of every error that has a code of its own."""
+    return {kind.code: kind.fault for kind in _kinds() if "code" in vars(kind)}
+
+
 def codes() -> frozenset[str]:
     """Return every code that a Rayhaul error can carry."""
-    found: set[str] = set()
+    return frozenset(kind.code for kind in _kinds())
+
+
+def _kinds() -> Iterator[type[RayhaulError]]:
     pending: list[type[RayhaulError]] = [RayhaulError]
     while pending:
         kind = pending.pop()
-        found.add(kind.code)
+        yield kind
         pending.extend(kind.__subclasses__())
-    return frozenset(found)

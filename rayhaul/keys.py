@@ -24,6 +24,8 @@ from rayhaul.ledger.base import ApiKey, Role, Scope
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PREFIX = "rayhaul_live"
 _ID_LENGTH = 8
+#: Random bytes that a key's id is made from.
+KEY_ID_BYTES = _ID_LENGTH
 _SECRET_BYTES = 32
 _SECRET_LENGTH = 43
 _CHECKSUM_LENGTH = 6
@@ -46,7 +48,7 @@ def new_key(
     expires_at: datetime | None = None,
 ) -> tuple[str, ApiKey]:
     """Return the key's text, to be shown once, and its record. `random_bytes` is `secrets.token_bytes` but in tests."""
-    key_id = _base62(int.from_bytes(random_bytes(_ID_LENGTH)) % 62**_ID_LENGTH, _ID_LENGTH)
+    key_id = _base62(int.from_bytes(random_bytes(KEY_ID_BYTES)) % 62**_ID_LENGTH, _ID_LENGTH)
     secret = _base62(int.from_bytes(random_bytes(_SECRET_BYTES)), _SECRET_LENGTH)
     body = f"{_PREFIX}_{key_id}_{secret}"
     record = ApiKey(

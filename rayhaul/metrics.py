@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rayhaul.errors import faults
+
 
 class Kind(StrEnum):
     COUNTER = "counter"
@@ -29,6 +31,9 @@ class Metric:
     buckets: tuple[float, ...] = ()
     #: The name in the observability specification; empty where it has none.
     seed: str = ""
+    #: Label values of a counter that stand at 0 from the start: of what appears with its first count Prometheus sees no
+    #: increase, and what is absent can not be watched.
+    first: tuple[tuple[str, ...], ...] = ()
 
 
 _SECONDS_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -44,6 +49,7 @@ JOBS_FINISHED = Metric(
     "Jobs that reached a final state.",
     ("outcome", "fault", "code"),
     seed="jobs.completed.rate, jobs.failed.rate",
+    first=(("completed", "none", "none"), *sorted(("failed", str(fault), code) for code, fault in faults().items())),
 )
 JOB_DURATION = Metric(
     "rayhaul_job_duration_seconds", _H, "From creation to completion.", (), _SECONDS_LONG, "jobs.duration"
@@ -76,7 +82,12 @@ WORKER_OFFLINE = Metric(
 )
 WORKERS = Metric("rayhaul_workers", _G, "Agents by state.", ("state",))
 SINK_REQUESTS = Metric(
-    "rayhaul_sink_requests_total", _C, "Requests to the bucket.", ("operation", "result"), seed="r2.upload.error_rate"
+    "rayhaul_sink_requests_total",
+    _C,
+    "Requests to the bucket.",
+    ("operation", "result"),
+    seed="r2.upload.error_rate",
+    first=tuple((operation, result) for operation in ("put_object", "upload_part") for result in ("ok", "sink_busy")),
 )
 SINK_RETRIES_EXHAUSTED = Metric(
     "rayhaul_sink_retries_exhausted_total", _C, "Bucket operations given up after their last retry."
@@ -93,7 +104,11 @@ SSE_DELIVERY_LAG = Metric(
     _SECONDS_SHORT,
 )
 DELIVERY_PROBES = Metric(
-    "rayhaul_delivery_probes_total", _C, "Presigned links of completed jobs that the prober followed.", ("result",)
+    "rayhaul_delivery_probes_total",
+    _C,
+    "Presigned links of completed jobs that the prober followed.",
+    ("result",),
+    first=tuple((result,) for result in ("ok", "absent", "refused", "unreachable", "wrong_size")),
 )
 HTTP_REQUESTS = Metric(
     "rayhaul_http_requests_total", _C, "API requests.", ("method", "route", "status"), seed="api.error_rate_5xx"
@@ -138,6 +153,9 @@ WEBHOOKS_GIVEN_UP = Metric(
 WEBHOOKS_HELD = Metric("rayhaul_webhooks_held", _G, "Webhook messages in the courier's hands.")
 TRACE_SPANS = Metric(
     "rayhaul_trace_spans_total", _C, "Spans sent to the trace collector, dropped before or failed.", ("result",)
+)
+ALERTS_FIRING = Metric(
+    "rayhaul_alerts_firing", _G, "1 while an alert fires, by the scheduler's own readings.", ("alert",)
 )
 TICK_ERRORS = Metric("rayhaul_scheduler_tick_errors_total", _C, "Turns of the control loop that failed.")
 AGENT_ERRORS = Metric("rayhaul_agent_errors_total", _C, "Unexpected errors in an agent's slots.")

@@ -215,6 +215,55 @@ class QueueReport(_Response):
     parked: str | None = None
 
 
+class AlertView(_Response):
+    """An alert rule, and how it stands by the scheduler's own readings."""
+
+    name: str
+    #: In the grammar of the alert file.
+    condition: str
+    window: str
+    severity: Literal["P1", "P2", "P3"]
+    #: The page that says what to do; none where the rule names none that there is.
+    runbook: str | None
+    action: Literal["auto-scale"] | None
+    state: Literal["inactive", "pending", "firing"]
+    #: Since when it is in this state; none: since the scheduler began.
+    since: Timestamp | None
+    #: What the condition's expression reads now; none where it is not known, or infinite.
+    value: float | None
+
+
+class AlertList(_Response):
+    alerts: list[AlertView]
+
+
+class SloView(_Response):
+    """A service-level objective, and how it stands. Shares are 0 to 1."""
+
+    name: str
+    summary: str
+    target: float
+    #: Days.
+    window: str
+    #: Within the window; `bad` of them were not good.
+    events: int
+    bad: int
+    #: None where nothing happened.
+    ratio: float | None
+    #: Share of the budget for bad events that is left; below 0 where more than all of it is spent.
+    budget_left: float
+    #: How many times faster than allowed the budget is spent, over the whole window.
+    burn_rate: float | None
+    #: The same over shorter windows: 5m, 30m, 1h, 2h, 6h, 1d, 3d.
+    burn_rates: dict[str, float | None]
+    #: The severity of the burn-rate alert that fires; none where none does.
+    burning: Literal["P1", "P2", "P3"] | None
+
+
+class SloList(_Response):
+    slos: list[SloView]
+
+
 class DeadLetterView(JobView):
     """A job that ran out of deliveries."""
 

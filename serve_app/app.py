@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from actors.log_files import LocalLogs
 from actors.ports import ControlPlane, LogReader
+from rayhaul.alert_file import read_objectives
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
 from rayhaul.settings import Settings
@@ -25,6 +26,7 @@ from serve_app import (
     pages,
     problems,
     session,
+    slos,
     webhooks,
 )
 from serve_app.auth import Keyring
@@ -70,7 +72,7 @@ def create_app(
         # Ours are the metrics and the log lines; the framework's would show what a caller sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    for room in (jobs, events, dlq, agents, operations, webhooks, keys, log_lines, session, pages):
+    for room in (jobs, events, dlq, agents, operations, slos, webhooks, keys, log_lines, session, pages):
         app.include_router(room.routes)
     problems.install(app)
     app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max, tracer=tracer)
@@ -89,6 +91,7 @@ def create_app(
         keyring=app.state.keyring,
         live=live,
         logs=logs,
+        objectives=read_objectives(),
         feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
         tracer=tracer,
     )

@@ -30,6 +30,7 @@ from serve_app.starting import (
     locked,
     make_operator_key,
     prepare_ledger,
+    seen_from_head,
     with_ledger_key,
 )
 
@@ -105,7 +106,9 @@ def deploy(target: Target, settings: Settings, say: Say) -> Deployed:
             make_operator_key(settings, ledger_url, target.key_path, "made at first deployment")
         assert settings.s3.bucket is not None, "checked above"
         say("scheduler and agents …")
-        start_scheduler(settings, ledger_url=ledger_url, bucket=settings.s3.bucket)
+        start_scheduler(
+            settings, ledger_url=ledger_url, bucket=settings.s3.bucket, api_url=seen_from_head(target.host, target.port)
+        )
         say("API …")
         run_api(settings, ledger_url=ledger_url, host=target.host, port=target.port)
         url = f"http://{_reach(target.host, nodes)}:{target.port}"

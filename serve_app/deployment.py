@@ -25,12 +25,14 @@ from rayhaul.settings import Settings
 from rayhaul.trace_export import check_exporter
 from rayhaul.tracing import OFF, Tracer
 from serve_app.app import create_app
-from serve_app.starting import StartRefused, prepare_ledger
+from serve_app.starting import StartRefused, prepare_ledger, seen_from_head
 from tasks.sink import Sink
 
 logger = logging.getLogger(__name__)
 
 APP = "rayhaul"
+#: Where Serve listens unless it is told otherwise (docs.ray.io, HTTPOptions).
+_SERVE_DEFAULT = ("127.0.0.1", 8000)
 #: Requests and event streams one replica carries at once; a stream is one of them for as long as it is open.
 _ONGOING_MAX = 4096
 #: Longest wait for the log lines of a node; a process may have to be started there first.
@@ -152,7 +154,9 @@ def app_builder(arguments: dict[str, Any]) -> serve.Application:
         raise StartRefused("bucket and ledger must be set: RAYHAUL_S3__BUCKET and RAYHAUL_LEDGER__URL")
     check_exporter(settings.otlp)
     prepare_ledger(settings, settings.ledger.url)
-    start_scheduler(settings, ledger_url=settings.ledger.url, bucket=settings.s3.bucket)
+    host, port = listens_at() or _SERVE_DEFAULT
+    api_url = seen_from_head(host, port)
+    start_scheduler(settings, ledger_url=settings.ledger.url, bucket=settings.s3.bucket, api_url=api_url)
     return _application(settings, settings.ledger.url)
 
 

@@ -31,6 +31,7 @@ from serve_app.starting import (
     locked,
     make_operator_key,
     prepare_ledger,
+    seen_from_head,
     with_ledger_key,
     write_private,
 )
@@ -151,7 +152,9 @@ class EmbeddedCluster:
         from serve_app.deployment import run_api  # noqa: PLC0415
 
         self._say("scheduler and agents")
-        start_scheduler(settings, ledger_url=ledger_url, bucket=settings.s3.bucket)
+        start_scheduler(
+            settings, ledger_url=ledger_url, bucket=settings.s3.bucket, api_url=seen_from_head(place.host, place.port)
+        )
         self._stack.callback(_quietly, lambda: stop_scheduler(timeout_s=3))
         self._stack.callback(_quietly, lambda: dismiss_agents(timeout_s=2))
         self._say("API")

@@ -52,8 +52,8 @@ def _weight(parameters: Iterable[str]) -> float:
 def exposition(snapshot: Snapshot, media: str = MEDIA_TYPE) -> bytes:
     """Return every metric of the catalogue in one of the two formats; only OpenMetrics has exemplars.
 
-    A metric without labels that nobody counted yet stands there with 0: rates need a first point. What the catalogue
-    does not know (an agent of a newer version) is left out.
+    A metric that nobody counted yet stands there with 0, where its label values are known: rates need a first point.
+    What the catalogue does not know (an agent of a newer version) is left out.
     """
     families: Any = _Families(snapshot)
     if media == OPENMETRICS:
@@ -109,10 +109,7 @@ def _shown(exemplar: Exemplar | None) -> Shown | None:
 
 
 def _values(metric: Metric, counted: Mapping[tuple[str, Labels], V], nothing: V) -> Iterator[tuple[Labels, V]]:
-    """Yield the metric's values by its labels; `nothing` where it has no labels and was not counted yet."""
-    found = sorted(
-        ((labels, value) for (name, labels), value in counted.items() if name == metric.name), key=itemgetter(0)
-    )
-    if not found and not metric.labels:
-        found = [((), nothing)]
-    yield from found
+    """Yield the metric's values by its labels; `nothing` where it stands from the start and was not counted yet."""
+    found = dict.fromkeys(metric.first if metric.labels else ((),), nothing)
+    found.update((labels, value) for (name, labels), value in counted.items() if name == metric.name)
+    yield from sorted(found.items(), key=itemgetter(0))

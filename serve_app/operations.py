@@ -4,13 +4,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from rayhaul.errors import Unavailable
-from rayhaul.wire import JobStateReport, PriorityRequest, QueueReport
+from rayhaul.wire import AlertList, JobStateReport, PriorityRequest, QueueReport
 from serve_app import exposition
 from serve_app.auth import Caller, Operator
 from serve_app.bodies import parsed
 from serve_app.openapi import OPEN, json_body, problems_of
 from serve_app.replica import PathId, replica_of
-from serve_app.views import job_state_report, queue_report, reply
+from serve_app.views import alert_list, job_state_report, queue_report, reply
 
 routes = APIRouter(tags=["operations"])
 
@@ -49,6 +49,12 @@ async def metrics(request: Request, caller: Caller) -> Response:  # noqa: ARG001
     media = exposition.media_type(request.headers.get("accept", ""))
     # Not as `media_type`: Starlette would add a charset to what has one.
     return Response(exposition.exposition(summed, media), headers={"Content-Type": media, "Vary": "Accept"})
+
+
+@routes.get("/alerts", response_model=AlertList, responses=problems_of(401, 503))
+async def alerts(request: Request, caller: Caller) -> Response:  # noqa: ARG001 - any key may read them
+    """Show every alert rule with its state: what holds now, since when, and what to do about it."""
+    return reply(alert_list(await replica_of(request).plane.alerts()))
 
 
 @routes.get("/queue", response_model=QueueReport, responses=problems_of(401, 503))

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Protocol, TypeVar
@@ -15,6 +15,7 @@ from rayhaul.errors import NotFound
 from rayhaul.job import utc
 from rayhaul.ledger.base import Ledger
 from rayhaul.metrics import Meter
+from rayhaul.policy.objectives import Objective
 from rayhaul.settings import Settings
 from rayhaul.tracing import Tracer
 from serve_app.auth import Keyring
@@ -55,6 +56,7 @@ class Replica:
     logs: LogReader
     feed: Feed
     tracer: Tracer
+    objectives: Sequence[Objective]
     #: Writes under way; kept here so that they are not collected before they end.
     writing: set[asyncio.Task[Any]] = field(default_factory=set)
 

@@ -142,3 +142,13 @@ def await_ready(url: str, *, timeout_s: float) -> None:
             last = str(error)
         time.sleep(_READY_POLL_S)
     raise ServiceError(f"the API did not become ready within {timeout_s:.0f} s ({last})")
+
+
+def seen_from_head(host: str, port: int) -> str:
+    """Return the URL at which the head itself finds what listens on an address.
+
+    >>> seen_from_head("0.0.0.0", 8000), seen_from_head("::1", 80)
+    ('http://127.0.0.1:8000', 'http://[::1]:80')
+    """
+    reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

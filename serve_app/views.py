@@ -5,19 +5,25 @@ Laws of this file:
 2. Header values never leave; `Job.spec.headers` is not read here.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from actors.ports import AgentView, JobState, LeaseView, QueueView
-from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress
+from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress, utc
 from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey
+from rayhaul.policy.alert_rules import window_text
+from rayhaul.policy.alerting import Alert
+from rayhaul.policy.runbooks import find_page
 from rayhaul.redaction import clean, redacted, without_url_secrets
 from rayhaul.wire import (
     AgentJobReport,
+    AlertList,
+    AlertView,
     CapacityView,
     DeadLetterView,
     Destination,
@@ -266,3 +272,24 @@ def key_view(key: ApiKey) -> KeyView:
 def key_created(key: ApiKey, text: str) -> KeyCreated:
     """Return the new key with its text: the only time that it is shown."""
     return KeyCreated(**key_view(key).model_dump(), key=text)
+
+
+def alert_list(alerts: Sequence[Alert]) -> AlertList:
+    return AlertList(alerts=[_alert_view(alert) for alert in alerts])
+
+
+def _alert_view(alert: Alert) -> AlertView:
+    rule = alert.rule
+    known = alert.value is not None and math.isfinite(alert.value)
+    page = find_page(rule)
+    return AlertView(
+        name=rule.name,
+        condition=str(rule.condition),
+        window=window_text(rule.window_s),
+        severity=rule.severity.value,
+        runbook=None if page is None else f"docs/runbooks/{page}.md",
+        action=None if rule.action is None else rule.action.value,
+        state=alert.state.value,
+        since=None if alert.since_s is None else utc(alert.since_s),
+        value=alert.value if known else None,
+    )

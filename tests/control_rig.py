@@ -55,6 +55,7 @@ from rayhaul.ledger.base import JobFilter, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter, Metric
 from rayhaul.policy.alert_rules import AlertRule
+from rayhaul.policy.objectives import Objective
 from rayhaul.settings import (
     AgentSettings,
     LedgerSettings,
@@ -391,6 +392,8 @@ class Rig:
     new_id: NewId = field(default_factory=counted_ids)
     pool: HandPool = field(default_factory=HandPool)
     meter: Meter = field(default_factory=Meter)
+    alert_rules: Sequence[AlertRule] = ()
+    objectives: Sequence[Objective] = ()
     scheduler: Scheduler = field(init=False)
 
     def new_scheduler(self, holder: str = "rig") -> Scheduler:
@@ -410,6 +413,8 @@ class Rig:
             bucket=BUCKET,
             rules=rules,
             scaling_rule=self.rule,
+            alert_rules=self.alert_rules,
+            objectives=self.objectives,
             clock=self.clock,
             new_id=self.new_id,
             holder=holder,

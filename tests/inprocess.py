@@ -23,7 +23,7 @@ from actors.courier import Courier
 from actors.decisions import Rules
 from actors.scheduler import Scheduler
 from rayhaul import keys
-from rayhaul.alert_file import read_scaling_rule
+from rayhaul.alert_file import read_objectives, read_rules, read_scaling_rule
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
@@ -177,6 +177,8 @@ def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Sc
         bucket=settings.s3.bucket,
         rules=rules,
         scaling_rule=read_scaling_rule(settings.scaling.rules_path),
+        alert_rules=read_rules(settings),
+        objectives=read_objectives(),
         clock=time,
         new_id=IdFactory(),
     )

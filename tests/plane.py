@@ -42,6 +42,7 @@ from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, JobFilter, Ledger, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter, Snapshot, merge
+from rayhaul.policy.alerting import Alert
 from rayhaul.settings import ApiSettings, LedgerSettings, Settings
 from serve_app.app import create_app
 
@@ -76,6 +77,7 @@ class SmallPlane:
         self.sessions: dict[str, UploadSession] = {}
         self.waits_for: dict[str, str] = {}
         self.is_ready = True
+        self.known_alerts: Sequence[Alert] = ()
 
     async def submit(self, submission: Submission) -> Accepted:
         async with self._turn:
@@ -267,6 +269,9 @@ class SmallPlane:
 
     async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
         return merge([self.meter.snapshot(), snapshot])
+
+    async def alerts(self) -> Sequence[Alert]:
+        return self.known_alerts
 
     async def ready(self) -> bool:
         return self.is_ready

@@ -7,12 +7,14 @@ import typer
 
 import rayhaul
 from rayhaul.cli import agents, cluster, dlq, grafana, keys, queue, webhooks
+from rayhaul.cli.alerts import alerts
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
 from rayhaul.cli.importing import import_
 from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
 from rayhaul.cli.logs import logs
 from rayhaul.cli.output import complain
+from rayhaul.cli.slo import slo
 from rayhaul.cli.top import top
 from rayhaul.cli.trace import trace
 from rayhaul.client.errors import ClientError
@@ -63,6 +65,8 @@ for command in (
     logs,
     trace,
     top,
+    alerts,
+    slo,
 ):
     app.command()(command)
 app.command("import")(import_)

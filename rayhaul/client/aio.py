@@ -33,6 +33,7 @@ from rayhaul.job import FINAL, JobStatus, Priority
 from rayhaul.wire import (
     AgentJobReport,
     AgentsPage,
+    AlertList,
     BatchAccepted,
     BatchRequest,
     CapacityView,
@@ -54,6 +55,7 @@ from rayhaul.wire import (
     PriorityRequest,
     QueueReport,
     RotateRequest,
+    SloList,
     StopRequest,
     WebhookTestReport,
     WebhookTestRequest,
@@ -301,6 +303,14 @@ class AsyncClient:
 
     async def queue(self) -> QueueReport:
         return self._read(QueueReport, await self._http.request("GET", "/queue"))
+
+    async def slo(self) -> SloList:
+        """Return how each service-level objective stands."""
+        return self._read(SloList, await self._http.request("GET", "/slo"))
+
+    async def alerts(self) -> AlertList:
+        """Return every alert rule with its state."""
+        return self._read(AlertList, await self._http.request("GET", "/alerts"))
 
     async def pause_queue(self, priority: Priority | Literal["low", "normal", "high"]) -> QueueReport:
         """Start no more jobs of a priority until `resume_queue`; those that run go on. For operators."""

@@ -184,6 +184,8 @@ class Client:
     replay = _blocking(AsyncClient.replay)
     discard = _blocking(AsyncClient.discard)
     queue = _blocking(AsyncClient.queue)
+    slo = _blocking(AsyncClient.slo)
+    alerts = _blocking(AsyncClient.alerts)
     pause_queue = _blocking(AsyncClient.pause_queue)
     resume_queue = _blocking(AsyncClient.resume_queue)
     agents = _blocking(AsyncClient.agents)

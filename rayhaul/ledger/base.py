@@ -145,6 +145,16 @@ class UsageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SloCount:
+    """Events of a service-level objective within a stretch of time; what is written is added to what is there."""
+
+    slo: str
+    starts_at: datetime
+    total: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What one turn of the scheduler makes durable."""
 
@@ -176,6 +186,7 @@ class Batch:
     usage: Sequence[UsageRecord] = ()
     #: What is added to the counters that last as long as the ledger, by (metric name, labels).
     counts: Mapping[tuple[str, Labels], int] = field(default_factory=dict)
+    slo_counts: Sequence[SloCount] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -317,6 +328,14 @@ class Ledger(Protocol):
 
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
         """Return decisions about the number of agents, newest first."""
+        ...
+
+    async def slo_totals(self, since: datetime) -> Mapping[str, tuple[int, int]]:
+        """Return objective -> (events, bad ones) of all stretches that begin at `since` or later."""
+        ...
+
+    async def metadata_overdue(self, created_before: datetime) -> int:
+        """Return how many jobs that were created before a time are queued and have no metadata yet."""
         ...
 
     async def key(self, key_id: str) -> ApiKey | None: ...

@@ -182,6 +182,27 @@ def deliveries(
     return [DeliveryRecord(**row) for row in found.mappings()]
 
 
+def slo_totals(connection: sa.Connection, since: datetime) -> Mapping[str, tuple[int, int]]:
+    counts = tables.slo_counts.c
+    query = sa.select(counts.slo, sa.func.sum(counts.total), sa.func.sum(counts.bad))
+    found = connection.execute(query.where(counts.starts_at >= since).group_by(counts.slo))
+    return {slo: (int(total), int(bad)) for slo, total, bad in found}
+
+
+def metadata_overdue(connection: sa.Connection, created_before: datetime) -> int:
+    query = (
+        sa.select(sa.func.count())
+        .select_from(tables.jobs)
+        .where(
+            sa.text(tables.OPEN_JOBS),
+            _jobs.status == JobStatus.QUEUED,
+            _jobs.metadata.is_(None),
+            _jobs.created_at < created_before,
+        )
+    )
+    return int(connection.execute(query).scalar_one())
+
+
 def scaling(connection: sa.Connection, limit: int) -> Sequence[ScalingRecord]:
     decisions = tables.scaling_decisions
     names = [field.name for field in fields(ScalingRecord)]

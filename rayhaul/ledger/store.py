@@ -194,6 +194,12 @@ class SqlLedger(Ledger):
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
         return await self._readers.call(lambda connection: read.scaling(connection, limit))
 
+    async def slo_totals(self, since: datetime) -> Mapping[str, tuple[int, int]]:
+        return await self._readers.call(lambda connection: read.slo_totals(connection, since))
+
+    async def metadata_overdue(self, created_before: datetime) -> int:
+        return await self._readers.call(lambda connection: read.metadata_overdue(connection, created_before))
+
     async def key(self, key_id: str) -> ApiKey | None:
         return await self._readers.call(lambda connection: read.key(connection, key_id))
 

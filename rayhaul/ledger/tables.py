@@ -324,6 +324,17 @@ counters = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
+slo_counts = sa.Table(
+    "slo_counts",
+    metadata,
+    sa.Column("slo", sa.Text, primary_key=True),
+    sa.Column("starts_at", Moment, primary_key=True),
+    sa.Column("total", sa.BigInteger, nullable=False),
+    sa.Column("bad", sa.BigInteger, nullable=False),
+    # Forgetting the old ones.
+    sa.Index("slo_counts_by_age", "starts_at"),
+)
+
 paused_priorities = sa.Table(
     "paused_priorities",
     metadata,

@@ -22,6 +22,8 @@ Row = Mapping[str, Any]
 
 #: What became of a delivery is shown for so long.
 DELIVERIES_KEPT = timedelta(days=30)
+#: A little more than the longest window of an objective.
+_SLO_KEPT = timedelta(days=31)
 
 
 class Statement:
@@ -96,6 +98,7 @@ class Writes:
         self.deliveries = insert(tables.webhook_deliveries, "seq")
         self.scaling = insert(tables.scaling_decisions, "seq")
         self.counts = Statement(_add(tables.counters, dialect), dialect)
+        self.slo_counts = Statement(_add(tables.slo_counts, dialect), dialect)
         self.paused = insert(tables.paused_priorities)
         self.usage = upsert(tables.usage)
         self._tell = dialect.name == "postgresql"
@@ -137,6 +140,9 @@ class Writes:
         self.scaling.run(connection, [asdict(record) for record in batch.scaling])
         self.usage.run(connection, [asdict(record) for record in batch.usage])
         self.counts.run(connection, [rows.count_values(*count) for count in batch.counts.items()])
+        self.slo_counts.run(connection, [asdict(record) for record in batch.slo_counts])
+        if batch.slo_counts:
+            _forget_slo_counts(connection, max(record.starts_at for record in batch.slo_counts))
         if batch.paused is not None:
             connection.execute(sa.delete(tables.paused_priorities))
             self.paused.run(connection, [{"priority": priority} for priority in sorted(batch.paused)])
@@ -188,6 +194,11 @@ def forget_outbox(connection: sa.Connection, outbox_ids: Sequence[str]) -> int:
     return connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.outbox_id.in_(outbox_ids))).rowcount
 
 
+def _forget_slo_counts(connection: sa.Connection, newest: datetime) -> None:
+    kept_from = newest - _SLO_KEPT
+    connection.execute(sa.delete(tables.slo_counts).where(tables.slo_counts.c.starts_at < kept_from))
+
+
 def _insert(table: sa.Table, dialect: sa.Dialect) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)
 
@@ -219,11 +230,11 @@ def _note_use() -> sa.Update:
 
 
 def _add(table: sa.Table, dialect: sa.Dialect) -> sa.Insert:
-    """Return an insert that adds its value to the row that is there."""
+    """Return an insert that adds its numbers to those of the row that is there."""
+    key = [column.name for column in table.primary_key]
     statement = _insert(table, dialect)
-    return statement.on_conflict_do_update(
-        index_elements=["name", "labels"], set_={"value": table.c.value + statement.excluded.value}
-    ).inline()
+    sums = {c.name: c + statement.excluded[c.name] for c in table.columns if c.name not in key}
+    return statement.on_conflict_do_update(index_elements=key, set_=sums).inline()
 
 
 def _users(batch: Batch) -> list[Row]:

@@ -20,9 +20,15 @@ _BY_NAME = {"APIHighLatency": "api-high-latency", "WorkerCapacityHigh": "worker-
 OBJECTIVES_PAGE = "slo-burn"
 
 
+def find_page(rule: AlertRule) -> str | None:
+    """Return the rule's page; None where it names none that there is."""
+    page = _BY_NAME.get(rule.name, "") if rule.runbook is None else rule.runbook.removeprefix(_ANCHOR)
+    return page if page in PAGES else None
+
+
 def page_of(rule: AlertRule) -> str:
     """Return the rule's page. Raises: ValueError, one sentence, where it names none that there is."""
-    page = _BY_NAME.get(rule.name, "") if rule.runbook is None else rule.runbook.removeprefix(_ANCHOR)
-    if page not in PAGES:
+    page = find_page(rule)
+    if page is None:
         raise ValueError(f"Alert {rule.name}: there is no runbook page for {rule.runbook or 'it'}.")
     return page

@@ -57,6 +57,8 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/webhooks/deliveries"): (Kind.ANY, None),
     ("POST", "/webhooks/test"): (Kind.ANY, {"url": "https://hooks.invalid/"}),
     ("GET", "/metrics"): (Kind.ANY, None),
+    ("GET", "/alerts"): (Kind.ANY, None),
+    ("GET", "/slo"): (Kind.ANY, None),
     ("GET", "/jobs/{job_id}"): (Kind.OWN, None),
     ("DELETE", "/jobs/{job_id}"): (Kind.OWN, None),
     ("POST", "/jobs/{job_id}/pause"): (Kind.OWN, None),

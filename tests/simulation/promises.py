@@ -113,6 +113,20 @@ def check_ends(reference: ReferenceLedger, people: People, bucket: Bucket) -> No
     known = {session.upload_id for session in rows.sessions.values()}
     orphans = known & set(bucket.uploads)
     must(not orphans, "I4", f"uploads that were told of are still in the bucket: {sorted(orphans)}")
+    check_slo_counts(reference)
+
+
+def check_slo_counts(reference: ReferenceLedger) -> None:
+    """Each job's end and each metadata that came is counted once, whatever failed and was begun anew."""
+    rows = reference.rows
+    events = Counter(record.event for history in rows.histories.values() for record in history)
+    counted: Counter[str] = Counter()
+    for (slo, _), (total, _) in rows.slo_counts.items():
+        counted[slo] += total
+    ended = events[JobEvent.COMPLETED] + events[JobEvent.FAILED]
+    must(counted["JobSuccess"] == ended, "slo", f"{counted['JobSuccess']} ends counted of {ended}")
+    ready = events[JobEvent.METADATA]
+    must(counted["MetadataReady"] == ready, "slo", f"{counted['MetadataReady']} metadata counted of {ready}")
 
 
 def check_rest(scheduler: Scheduler, network: Network) -> None:

@@ -72,6 +72,7 @@ class Rows:
     keys: dict[str, ApiKey] = field(default_factory=dict)
     scaling: list[ScalingRecord] = field(default_factory=list)
     usage: dict[str, UsageRecord] = field(default_factory=dict)
+    slo_counts: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     paused: frozenset[Priority] = frozenset()
     counts: Counter[tuple[str, Labels]] = field(default_factory=Counter)
     dead_letters_count: int = 0
@@ -150,6 +151,9 @@ class ReferenceLedger(Ledger):
         rows.keys.update({key.key_id: key for key in batch.keys})
         rows.scaling += batch.scaling
         rows.usage.update({record.user_id: record for record in batch.usage})
+        for count in batch.slo_counts:
+            total, bad = rows.slo_counts.get((count.slo, count.starts_at), (0, 0))
+            rows.slo_counts[count.slo, count.starts_at] = (total + count.total, bad + count.bad)
         rows.paused = rows.paused if batch.paused is None else batch.paused
         rows.counts.update(batch.counts)
 
@@ -419,6 +423,18 @@ class ReferenceLedger(Ledger):
 
     async def scaling(self, limit: int) -> Sequence[ScalingRecord]:
         return self.rows.scaling[::-1][:limit]
+
+    async def slo_totals(self, since: datetime) -> Mapping[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for (slo, starts_at), (total, bad) in self.rows.slo_counts.items():
+            if starts_at >= since:
+                before = found.get(slo, (0, 0))
+                found[slo] = (before[0] + total, before[1] + bad)
+        return found
+
+    async def metadata_overdue(self, created_before: datetime) -> int:
+        late = (j for j in self.rows.open.values() if j.metadata is None and j.created_at < created_before)
+        return sum(job.status is JobStatus.QUEUED for job in late)
 
     async def key(self, key_id: str) -> ApiKey | None:
         return self.rows.keys.get(key_id)

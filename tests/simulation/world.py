@@ -25,7 +25,7 @@ from violations import Violation
 
 from actors.decisions import Rules
 from actors.scheduler import Scheduler
-from rayhaul.alert_file import read_scaling_rule
+from rayhaul.alert_file import read_objectives, read_scaling_rule
 from rayhaul.errors import RayhaulError, Unavailable
 from rayhaul.lease import AgentReport, ReportReply
 from rayhaul.ledger.base import Batch, Deposed, Ledger
@@ -39,6 +39,7 @@ _REFUSES_S = 30
 #: Turns a scheduler takes in a step; what a turn made true is decided on in the next one.
 _TURNS = 2
 #: The rule that is installed, with a window that fits into a history.
+_OBJECTIVES = read_objectives()
 _RULE = replace(read_scaling_rule(), window_s=10)
 
 
@@ -190,6 +191,7 @@ class World:
             bucket="bucket",
             rules=rules,
             scaling_rule=_RULE,
+            objectives=_OBJECTIVES,
             clock=lambda: self._clock(seat),
             new_id=self.new_id,
             holder=f"scheduler {seat.number}",

@@ -36,13 +36,29 @@ def test_every_metric_is_there_from_the_start() -> None:
     for metric in CATALOGUE.values():
         assert f"# HELP {metric.name} {metric.help}\n" in text
         assert f"# TYPE {metric.name} {metric.kind}\n" in text
-        if metric.labels:
+        if metric.first:
+            told = {tuple(sorted(zip(metric.labels, values, strict=True))) for values in metric.first}
+            assert {labels: value for (name, labels), value in found.items() if name == metric.name} == dict.fromkeys(
+                told, 0
+            )
+        elif metric.labels:
             assert not any(name.startswith(metric.name) and not name.endswith("_avg") for name, _ in found)
         elif metric.kind is Kind.HISTOGRAM:
             assert found[f"{metric.name}_count", ()] == 0
             assert found[f"{metric.name}_bucket", (("le", "+Inf"),)] == 0
         else:
             assert found[metric.name, ()] == 0
+
+
+def test_failures_of_every_code_stand_from_the_start() -> None:
+    """The first one of a kind is seen as an increase, whatever it is."""
+    labels = {
+        dict(labels)["code"]: dict(labels)["fault"] for (name, labels) in samples(Snapshot()) if "finished" in name
+    }
+    assert (
+        labels.items()
+        >= {"source_not_found": "source", "sink_refused": "sink", "internal": "us", "none": "none"}.items()
+    )
 
 
 def test_values_have_their_labels() -> None:
