@@ -75,7 +75,7 @@ def advice(seen: Overview) -> Sequence[str]:
     is_without_agents = agents is not None and not any(agent.state == "online" for agent in agents)
     is_idle = not seen.running and not seen.waiting
     told = (
-        (is_without_agents, "No agent is online: nothing moves. See the runbook worker-offline."),
+        (is_without_agents, "No agent is online: nothing moves. Try: rayhaul logs --level warn"),
         (seen.queue.parked is not None, f"No job is started: {seen.queue.parked}. Try: rayhaul storage-check"),
         (bool(seen.queue.paused), f"Held back: {', '.join(seen.queue.paused)}. Let go on: rayhaul queue resume …"),
         (seen.queue.dlq_depth > 0, f"{seen.queue.dlq_depth} dead letters wait for a person. Try: rayhaul dlq"),
