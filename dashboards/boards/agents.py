@@ -13,6 +13,7 @@ from rayhaul.metrics import (
     REQUEUES,
     SCALING_DECISIONS,
     TICK_ERRORS,
+    TRACE_SPANS,
     WORKER_CAPACITY,
     WORKER_CAPACITY_AVG,
     WORKER_OFFLINE,
@@ -130,6 +131,13 @@ _SCHEDULER = Row(
             description="Uploads aborted a minute because no job needs them any more.",
             unit="cpm",
             queries=(Query(expr=per_minute(ORPHAN_UPLOADS), legend="aborted"),),
+        ),
+        Panel(
+            title="Spans",
+            description="Spans of traces a minute: sent to the collector, dropped before, or failed. None without one.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(TRACE_SPANS, by="result"), legend="{{result}}"),),
+            look=Look.STACK,
         ),
     ),
 )

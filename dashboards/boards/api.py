@@ -15,7 +15,14 @@ from dashboards.board import (
     share_within,
     total,
 )
-from rayhaul.metrics import HTTP_DURATION, HTTP_REQUESTS, RATE_LIMIT_HITS, SSE_CONNECTIONS, SSE_EVENT_LAG
+from rayhaul.metrics import (
+    HTTP_DURATION,
+    HTTP_REQUESTS,
+    RATE_LIMIT_HITS,
+    SSE_CONNECTIONS,
+    SSE_DELIVERY_LAG,
+    SSE_EVENT_LAG,
+)
 
 #: Asked for by machines, all the time.
 _USERS = 'route!~"/livez|/readyz|/metrics"'
@@ -86,6 +93,13 @@ _STREAMS = Row(
             description="From an event's commit until it was sent.",
             unit="s",
             queries=quantiles(SSE_EVENT_LAG),
+            thresholds=((5, "red"),),
+        ),
+        Panel(
+            title="Lag at the client",
+            description="From an event's commit until a client behind the ingress had it, as the prober measures.",
+            unit="s",
+            queries=quantiles(SSE_DELIVERY_LAG),
             thresholds=((5, "red"),),
         ),
         Panel(

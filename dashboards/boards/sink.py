@@ -3,6 +3,7 @@
 from dashboards.board import Board, Look, Panel, Query, Row, peak, per_minute, rate, share
 from rayhaul.metrics import (
     CHECKSUM_MISMATCHES,
+    DELIVERY_PROBES,
     JOBS_FINISHED,
     ORPHAN_UPLOADS,
     SINK_BYTES,
@@ -35,6 +36,13 @@ _TRAFFIC = Row(
             description="Requests a second by what became of them; `absent` is an answer, as to a look before writing.",
             unit="reqps",
             queries=(Query(expr=rate(SINK_REQUESTS, by="result"), legend="{{result}}"),),
+            look=Look.STACK,
+        ),
+        Panel(
+            title="Links followed",
+            description="Presigned links of completed jobs that the prober followed a minute, by result.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(DELIVERY_PROBES, by="result"), legend="{{result}}"),),
             look=Look.STACK,
         ),
     ),

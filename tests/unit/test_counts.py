@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.counts import Counts
@@ -83,6 +83,7 @@ STEPS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_the_sum_never_falls_and_never_exceeds_what_was_counted(steps: list[tuple[str, int, str]]) -> None:
     """Whatever is lost on the way, and whoever dies."""
