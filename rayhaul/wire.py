@@ -169,6 +169,45 @@ class DownloadLink(_Response):
     expires_at: Timestamp
 
 
+class ValidatorView(_Response):
+    """By what the version of the source was told: all that it showed of these."""
+
+    etag: str | None
+    last_modified: str | None
+
+
+class ReceiptTimes(_Response):
+    created_at: Timestamp
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+
+
+class ReceiptView(_Response):
+    """What a completed job moved from where to where, and by what it was compared. No secrets."""
+
+    job_id: str
+    correlation_id: str
+    source_url: str
+    final_url: str | None
+    validator: ValidatorView | None
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    #: Hex; null where neither the caller nor the source told one to compare with.
+    sha256: str | None
+    #: Base64 of the whole object; computed of the bytes as they came from the source.
+    crc64nvme: str | None = Field(alias="crc64nvme")
+    #: What the caller asked to compare with, and what the source told.
+    checksum: str | None
+    parts: int
+    times: ReceiptTimes
+    #: All that moved bytes of it, in any attempt.
+    agents: list[str]
+    attempt: int
+    requeues: int
+
+
 class CapacityView(_Response):
     agent: str
     state: str

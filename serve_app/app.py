@@ -25,6 +25,7 @@ from serve_app import (
     operations,
     pages,
     problems,
+    receipts,
     session,
     slos,
     webhooks,
@@ -72,7 +73,20 @@ def create_app(
         # Ours are the metrics and the log lines; the framework's would show what a caller sent.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    for room in (jobs, events, dlq, agents, operations, slos, webhooks, keys, log_lines, session, pages):
+    for room in (
+        jobs,
+        receipts,
+        events,
+        dlq,
+        agents,
+        operations,
+        slos,
+        webhooks,
+        keys,
+        log_lines,
+        session,
+        pages,
+    ):
         app.include_router(room.routes)
     problems.install(app)
     app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max, tracer=tracer)

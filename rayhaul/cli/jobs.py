@@ -31,7 +31,7 @@ from rayhaul.cli.output import (
 from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import ApiError
 from rayhaul.job import JobStatus
-from rayhaul.wire import EventView, JobView
+from rayhaul.wire import EventView, JobView, ReceiptView
 
 REFRESH_S = 1.0
 
@@ -102,9 +102,16 @@ def job(
     state: Annotated[
         bool, typer.Option("--state", help="As the scheduler sees it: leases, upload, why it waits. Operators only.")
     ] = False,
+    receipt: Annotated[
+        bool, typer.Option("--receipt", help="What a completed job moved, and by what it was compared.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one job and what happened to it."""
+    if receipt:
+        kept = with_client(lambda client: client.receipt(job_id))
+        print_json(kept) if as_json else console().print(facts_table(_receipt_facts(kept)))
+        return
     if state:
         seen = with_client(lambda client: client.job_state(job_id))
         print_json(seen) if as_json else print_state(seen)
@@ -124,6 +131,28 @@ def job(
     screen.print(facts_table(_facts(found)))
     screen.print()
     screen.print(events)
+
+
+def _receipt_facts(kept: ReceiptView) -> Sequence[tuple[str, str]]:
+    validator = kept.validator
+    shown = () if validator is None else (validator.etag, validator.last_modified)
+    return (
+        ("job", kept.job_id),
+        ("source", kept.source_url),
+        ("fetched from", kept.final_url or ""),
+        ("version", ", ".join(text for text in shown if text)),
+        ("object", f"{kept.bucket}/{kept.key}"),
+        ("size", f"{kept.size_bytes} bytes in {kept.parts} parts"),
+        ("etag", kept.etag),
+        ("sha256", kept.sha256 or ""),
+        ("crc64nvme", kept.crc64nvme or ""),
+        ("compared with", kept.checksum or ""),
+        ("created", moment(kept.times.created_at)),
+        ("started", moment(kept.times.started_at)),
+        ("completed", moment(kept.times.completed_at)),
+        ("agents", ", ".join(kept.agents)),
+        ("attempt", f"{kept.attempt}, requeued {kept.requeues} times"),
+    )
 
 
 def _facts(job: JobView) -> Sequence[tuple[str, str]]:

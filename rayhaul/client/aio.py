@@ -54,6 +54,7 @@ from rayhaul.wire import (
     LogsPage,
     PriorityRequest,
     QueueReport,
+    ReceiptView,
     RotateRequest,
     SloList,
     StopRequest,
@@ -232,6 +233,10 @@ class AsyncClient:
     async def history(self, job_id: str) -> builtins.list[EventView]:
         answer = await self._http.request("GET", _path(job_id, "history"))
         return self._read(EventPage, answer).events
+
+    async def receipt(self, job_id: str) -> ReceiptView:
+        """Return what a completed job moved, and by what it was compared."""
+        return self._read(ReceiptView, await self._http.request("GET", _path(job_id, "receipt")))
 
     async def cancel(self, job_id: str) -> JobView:
         """Stop the job for good; a second time changes nothing."""

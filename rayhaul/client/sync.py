@@ -171,6 +171,7 @@ class Client:
     wait = _blocking(AsyncClient.wait)
     events = _blocking_iterator(AsyncClient.events)
     history = _blocking(AsyncClient.history)
+    receipt = _blocking(AsyncClient.receipt)
     cancel = _blocking(AsyncClient.cancel)
     pause = _blocking(AsyncClient.pause)
     resume = _blocking(AsyncClient.resume)

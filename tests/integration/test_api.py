@@ -53,6 +53,7 @@ JOB_ROUTES = [
     ("POST", "/jobs/{id}/retry", 409),
     ("GET", "/jobs/{id}/history", 200),
     ("GET", "/jobs/{id}/download", 409),
+    ("GET", "/jobs/{id}/receipt", 409),
     ("POST", "/dlq/{id}/replay", 409),
     ("DELETE", "/dlq/{id}", 409),
 ]
@@ -659,6 +660,26 @@ async def test_a_completed_job_shows_its_result(site: Site) -> None:
     assert job["metadata"]["finalUrl"] == "https://cdn.example/file.bin"
     assert job["filename"] == "file.bin"
     assert site.plane.asked_for_progress == 0
+
+
+async def test_receipt_of_a_completed_job(site: Site) -> None:
+    """It names source, version, object, checksums, times and agents, and no secrets; before the end there is none."""
+    job_id = await site.submit(checksum=f"sha256:{'a' * 64}")
+    check_problem(await site.http.get(f"/jobs/{job_id}/receipt", headers=site.auth["alice"]), 409, "conflict")
+    await site.plane.complete(job_id, key="a/file.bin")
+    job = (await site.http.get(f"/jobs/{job_id}", headers=site.auth["alice"])).json()
+    receipt = (await site.http.get(f"/jobs/{job_id}/receipt", headers=site.auth["alice"])).json()
+    assert receipt["sourceUrl"] == job["url"]
+    assert receipt["finalUrl"] == job["metadata"]["finalUrl"]
+    assert receipt["validator"]["etag"] == job["metadata"]["etag"]
+    for name in ("bucket", "key", "sizeBytes", "etag", "sha256", "crc64nvme"):
+        assert receipt[name] == job["result"][name], name
+    for name in ("createdAt", "startedAt", "completedAt"):
+        assert receipt["times"][name] == job[name], name
+    assert (receipt["jobId"], receipt["checksum"]) == (job_id, job["checksum"])
+    assert receipt["parts"] == job["progress"]["partsTotal"]
+    assert receipt["agents"] == job["agents"]
+    assert "?" not in receipt["sourceUrl"] + receipt["finalUrl"]
 
 
 async def test_download_leads_to_a_signed_link(site: Site) -> None:

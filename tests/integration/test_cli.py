@@ -17,7 +17,7 @@ import pytest
 from cli_process import MAIN, Environ, bare_environ, rayhaul, started, until
 from faulty_api import FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
 from inprocess import Service, quick_settings, running_service
-from origin import Origin, content_bytes
+from origin import Origin, content_bytes, content_sha256
 
 from serve_app.seaweed import Seaweed
 
@@ -210,6 +210,22 @@ async def test_where_the_time_went(alice: Environ, origin: Origin) -> None:
     assert re.search(r"\npaused .* goes on\n", paused), paused
     unknown = await rayhaul(alice, "trace", "job_none")
     assert (unknown.code, "not_found" in unknown.stderr) == (1, True)
+
+
+async def test_receipt(alice: Environ, origin: Origin) -> None:
+    """A completed job's receipt is shown, and told as JSON; the secrets of its URL are not in it."""
+    url = origin.add("data.bin", size=100, seed=7)
+    checksum = f"sha256:{content_sha256(7, 100)}"
+    got = await rayhaul(alice, "get", f"{url}?token=s3cr3t", "--checksum", checksum, "--json")
+    job_id = got.json["jobs"][0]["id"]
+    receipt = (await rayhaul(alice, "job", job_id, "--receipt", "--json")).json
+    assert (receipt["sizeBytes"], receipt["parts"], receipt["sourceUrl"]) == (100, 1, url)
+    assert receipt["sha256"] == checksum.removeprefix("sha256:")
+    shown = (await rayhaul(alice, "job", job_id, "--receipt")).stdout
+    assert all(text in shown for text in (receipt["crc64nvme"], receipt["sha256"][:16], receipt["agents"][0]))
+    assert "s3cr3t" not in shown
+    refused = await rayhaul(alice, "job", "job_none", "--receipt")
+    assert refused.code == 1
 
 
 async def test_jobs_followed(alice: Environ, origin: Origin) -> None:

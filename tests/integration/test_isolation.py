@@ -67,6 +67,7 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/jobs/{job_id}/history"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/events"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/download"): (Kind.OWN, None),
+    ("GET", "/jobs/{job_id}/receipt"): (Kind.OWN, None),
     ("POST", "/dlq/{job_id}/replay"): (Kind.OWN, None),
     ("DELETE", "/dlq/{job_id}"): (Kind.OWN, None),
     ("PUT", "/jobs/{job_id}/requeue"): (Kind.OPERATORS, None),

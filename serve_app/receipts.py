@@ -1,0 +1,52 @@
+"""The integrity receipt of a completed job: what was moved from where to where, and by what it was compared."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from rayhaul.errors import Conflict
+from rayhaul.job import EventRecord, Job, JobEvent, JobStatus
+from rayhaul.redaction import redacted
+from rayhaul.wire import ReceiptTimes, ReceiptView, ValidatorView
+from serve_app.auth import Caller
+from serve_app.openapi import problems_of
+from serve_app.replica import PathId, replica_of
+from serve_app.views import reply
+
+routes = APIRouter(tags=["jobs"])
+
+
+@routes.get("/jobs/{job_id}/receipt", response_model=ReceiptView, responses=problems_of(401, 404, 409, 503))
+async def job_receipt(request: Request, caller: Caller, job_id: PathId) -> Response:
+    """Show the integrity receipt of a completed job."""
+    ledger = replica_of(request).ledger
+    job = await ledger.job(caller, job_id)
+    if job.result is None or job.status is not JobStatus.COMPLETED:
+        raise Conflict(f"a {job.status} job has no receipt")
+    return reply(receipt_view(job, await ledger.history(caller, job_id)))
+
+
+def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
+    result, source = job.result, job.metadata
+    assert result is not None, "only a completed job has a receipt"
+    started = [str(event.payload.get("agent", "")) for event in history if event.event is JobEvent.STARTED]
+    return ReceiptView(
+        job_id=job.id,
+        correlation_id=job.correlation_id,
+        source_url=redacted(job.spec.url),
+        final_url=None if source is None else redacted(source.final_url),
+        validator=None if source is None else ValidatorView(etag=source.etag, last_modified=source.last_modified),
+        bucket=result.bucket,
+        key=result.key,
+        size_bytes=result.size_bytes,
+        etag=result.etag,
+        sha256=result.sha256,
+        crc64nvme=result.crc64nvme,
+        checksum=job.spec.checksum,
+        parts=result.parts_count,
+        times=ReceiptTimes(created_at=job.created_at, started_at=job.started_at, completed_at=job.completed_at),
+        agents=[agent for agent in dict.fromkeys([*started, *job.agents]) if agent],
+        attempt=job.attempt,
+        requeues=job.requeues,
+    )
