@@ -16,6 +16,7 @@ from dashboards.board import (
     total,
 )
 from rayhaul.metrics import (
+    ALERTS_FIRING,
     HTTP_DURATION,
     HTTP_REQUESTS,
     JOB_DURATION,
@@ -142,6 +143,13 @@ _STATE = Row(
             unit="percent",
             queries=(Query(expr=peak(WORKER_CAPACITY_AVG), legend="average"),),
             thresholds=((85, "orange"), (90, "red")),
+        ),
+        Panel(
+            title="Alerts firing",
+            description="By the scheduler's own readings, as `rayhaul alerts` shows them; 1 while one fires.",
+            unit="short",
+            queries=(Query(expr=f"{total(ALERTS_FIRING, by='alert')} > 0 or vector(0)", legend="{{alert}}"),),
+            look=Look.STACK,
         ),
         Panel(
             title="Longest wait",

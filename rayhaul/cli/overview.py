@@ -34,6 +34,7 @@ class Firing:
     severity: str
     state: str
     condition: str
+    #: The page that says what to do; empty where there is none.
     runbook: str
 
 
@@ -48,7 +49,7 @@ class Overview:
     is_cut: bool = False
     #: None: only operators may see them.
     agents: Sequence[CapacityView] | None = None
-    #: None: only operators may see them, or this cluster does not know.
+    #: Those that are not quiet; None: this cluster does not tell.
     alerts: Sequence[Firing] | None = None
 
     @property

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rayhaul.cli.output import Json, console, plain, print_json
-from rayhaul.cli.overview import Overview, jsonable, render
+from rayhaul.cli.overview import Firing, Overview, jsonable, render
 from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import AccessDenied, ApiError, ConnectionFailed
 from rayhaul.job import JobStatus
@@ -72,7 +72,22 @@ class Watcher:
             running=self._running,
             is_cut=self._is_cut,
             agents=await self._agents(),
+            alerts=await self._alerts(),
         )
+
+    async def _alerts(self) -> list[Firing]:
+        """Return the alerts that are not quiet, those that fire first."""
+        found = [alert for alert in (await self._client.alerts()).alerts if alert.state != "inactive"]
+        return [
+            Firing(
+                name=alert.name,
+                severity=alert.severity,
+                state=alert.state,
+                condition=alert.condition,
+                runbook=alert.runbook or "",
+            )
+            for alert in sorted(found, key=lambda alert: (alert.state != "firing", alert.severity))
+        ]
 
     async def _agents(self) -> list[CapacityView] | None:
         try:

@@ -10,6 +10,7 @@ import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_process import MAIN, Environ, bare_environ, rayhaul
@@ -49,6 +50,23 @@ async def slow(service: Service) -> AsyncIterator[str]:
         yield job.id
         await client.cancel(job.id)
         origin.resume()
+
+
+async def test_alerts_that_are_not_quiet(service: Service, alice: Environ) -> None:
+    """A job that fails for good makes the alert about dead letters pending at least; quiet ones are not shown."""
+    async with Origin() as origin, AsyncClient(service.url, service.alice) as client:
+        job = await client.submit(origin.add("busy.bin", size=10, status=503))
+        async with asyncio.timeout(60):
+            while not any(alert["name"] == "DLQNonEmpty" for alert in (await _seen(alice))["alerts"]):
+                await asyncio.sleep(0.2)
+        assert (await client.get(job.id)).status is JobStatus.FAILED
+    seen = await _seen(alice)
+    assert {alert["state"] for alert in seen["alerts"]} <= {"pending", "firing"}
+    assert "DLQNonEmpty" in (await rayhaul(alice, "top", "--once")).stdout
+
+
+async def _seen(environ: Environ) -> Any:
+    return (await rayhaul(environ, "top", "--json")).json
 
 
 async def test_once(alice: Environ, operator: Environ, slow: str) -> None:
