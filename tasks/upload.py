@@ -18,7 +18,7 @@ from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
 from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
 from rayhaul.tracing import Kind, child
-from tasks.checksum import Algorithm, Checksum, combined_crc, crc_text
+from tasks.checksum import Algorithm, Checksum, combined_crc, combined_etag, crc_text
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
 from tasks.sink import Sink, StoredPart
@@ -116,9 +116,9 @@ class Upload:
         size_bytes = sum(part.size_bytes for part in parts)
         with child("complete", Kind.CLIENT, {"parts": parts_count, "bytes": size_bytes}):
             await self._agreed(crc)
-            etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
+            told_etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
         with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
-            await self._verify(size_bytes, etag, crc)
+            etag = await self._verified(session, parts, told_etag, crc)
         return self._result(size_bytes, etag, crc, sha256=sha256, parts_count=parts_count)
 
     async def put(self, data: bytearray, *, sha256: str | None) -> JobResult:
@@ -237,14 +237,24 @@ class Upload:
         await self._control.ask_commit()
         self._control.check()
 
-    async def _verify(self, size_bytes: int, etag: str, crc: int) -> None:
+    async def _verified(self, session: UploadSession, parts: Sequence[PartDone], told_etag: str, crc: int) -> str:
+        """Return the ETag of the object that stands there, once it is ours. Raises: SinkError."""
+        size_bytes = sum(part.size_bytes for part in parts)
         found = await self._sink.head(self._order.key)
         if found is None:
             raise SinkBusy("The bucket does not show the object it has just completed.")
-        if (found.size_bytes, found.etag) != (size_bytes, etag):
-            raise SinkError(f"The object has {found.size_bytes} bytes and ETag {found.etag}, not {size_bytes}, {etag}.")
+        # Some stores (rclone) show the MD5 of the whole afterwards, which nobody has computed. Then Complete's answer
+        # tells that it took our parts, and our session's id that this is what it made.
+        is_ours = found.etag == told_etag or (
+            told_etag == combined_etag(parts) and found.metadata.get(SESSION) == session.session_id
+        )
+        if found.size_bytes != size_bytes or not is_ours:
+            raise SinkError(
+                f"The object has {found.size_bytes} bytes and ETag {found.etag}, not {size_bytes}, {told_etag}."
+            )
         if found.crc64nvme not in {None, crc}:
             raise ChecksumMismatch("The bucket shows another CRC-64/NVME than that of the bytes sent.")
+        return found.etag
 
     def _result(self, size_bytes: int, etag: str, crc: int, *, sha256: str | None, parts_count: int) -> JobResult:
         return JobResult(

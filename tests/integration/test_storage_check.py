@@ -1,11 +1,6 @@
 """`rayhaul storage-check` against real S3 servers that differ: SeaweedFS, one as strict as R2, rclone's."""
 
 import asyncio
-import os
-import socket
-import subprocess
-import sysconfig
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli_process import MAIN, Environ, Ran, bare_environ, rayhaul
 from pydantic import SecretStr
+from rclone import rclone_server
 from store_proxy import Fault, Operation, StoreProxy
 
 from rayhaul.client.endpoint import write_last_up
@@ -65,37 +61,8 @@ async def proxy(store: Seaweed) -> AsyncIterator[StoreProxy]:
 @pytest.fixture(scope="module")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
     """Rclone's S3 server, with a bucket."""
-    root = tmp_path_factory.mktemp("rclone")
-    (root / "files").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = str(Path(sysconfig.get_path("scripts")) / "rclone")
-    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", os.devnull, str(root)]
-    settings = S3Settings(
-        endpoint_url=f"http://127.0.0.1:{port}",
-        bucket="files",
-        access_key_id="an-access-key",
-        secret_access_key=SecretStr("a-secret-key"),
-    )
-    with subprocess.Popen(
-        [*command, "--auth-key", "an-access-key,a-secret-key"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            deadline_s = time.monotonic() + 30
-            while not listens(port):
-                assert time.monotonic() < deadline_s, "rclone does not listen"
-                time.sleep(0.05)
-            yield settings
-        finally:
-            process.terminate()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as settings:
+        yield settings
 
 
 async def test_a_bucket_that_can_do_everything(store: Seaweed) -> None:
