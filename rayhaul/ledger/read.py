@@ -109,10 +109,11 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
     live = live.order_by(tables.upload_sessions.c.session_id)
     leases = sa.select(tables.leases).order_by(tables.leases.c.lease_id)
     parts, sessions = tables.parts.c, tables.upload_sessions.c
-    recorded = sa.select(parts.session_id, parts.number).join(tables.upload_sessions)
-    recorded = recorded.where(sa.text(tables.LIVE_SESSIONS), sessions.state == SessionState.OPEN).order_by(
-        parts.session_id, parts.number
-    )
+    # From the open uploads, which are few, to their parts: there may be millions of those that are over.
+    still_open = sa.select(sessions.session_id)
+    still_open = still_open.where(sa.text(tables.LIVE_SESSIONS), sessions.state == SessionState.OPEN)
+    recorded = sa.select(parts.session_id, parts.number).where(parts.session_id.in_(still_open))
+    recorded = recorded.order_by(parts.session_id, parts.number)
     numbers: defaultdict[str, list[int]] = defaultdict(list)
     for session_id, number in _paged(connection, recorded):
         numbers[session_id].append(number)

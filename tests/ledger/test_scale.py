@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledger_samples import NOW, OPERATOR, a_message, a_record, a_session, an_event
+from ledger_samples import NOW, OPERATOR, a_message, a_part, a_record, a_session, an_event
 
 from rayhaul.job import Job, JobEvent, JobSpec, JobStatus
 from rayhaul.lease import SessionState
@@ -30,6 +30,8 @@ _HISTORY_EVENTS = 500
 #: say, where there is no index for the two conditions together.
 _LOOKED_AT_MAX = 10
 _LOOKED_AT_ALWAYS = 500
+#: Of each upload.
+_PARTS = 10
 USER = Viewer("user_7")
 #: Of a third of all jobs, whoever owns them.
 TAG = ("tier", "1")
@@ -58,6 +60,7 @@ def batches() -> Sequence[Batch]:
     for first in range(0, _JOBS, _BATCH_JOBS):
         jobs = [a_numbered_job(number) for number in range(first, first + _BATCH_JOBS)]
         later = NOW + timedelta(hours=1)
+        sessions = [a_session(jobs[0]), *(a_session(job, state=SessionState.COMPLETED) for job in jobs[::20])]
         postponed = [a_message(job, attempts=1, next_attempt_at=later) for job in jobs[1::50]]
         found.append(
             Batch(
@@ -66,10 +69,8 @@ def batches() -> Sequence[Batch]:
                     *map(an_event, jobs),
                     *([an_event(jobs[0], JobEvent.METADATA)] * (_HISTORY_EVENTS if first == _MIDDLE else 0)),
                 ],
-                sessions=[
-                    a_session(jobs[0]),
-                    *(a_session(job, state=SessionState.COMPLETED) for job in jobs[::20]),
-                ],
+                sessions=sessions,
+                parts=[a_part(session, number) for session in sessions for number in range(1, _PARTS + 1)],
                 idempotency=[a_record(USER, job.id, job, created_at=later) for job in jobs[::20]],
                 outbox=[*map(a_message, jobs[::50]), *postponed],
             )
@@ -189,8 +190,11 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
     "the last event": (read.last_seq, ["job_events_pkey|SEARCH job_events"]),
     "messages that are due": (lambda c: read.outbox(c, NOW, 100), ["outbox_by_due"] * 2),
     "all messages": (lambda c: read.outbox(c, NOW + timedelta(hours=2), 100), ["outbox_by_due"] * 2),
-    # Leases, paused priorities and usages are few, and taken all. The count looks at all jobs: once in a start.
-    "the scheduler's start": (read.state, ["jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", ""]),
+    # Leases, paused priorities, usages and counters are few, and taken all. The count looks at all jobs, once.
+    "the scheduler's start": (
+        read.state,
+        ["upload_sessions_live", "jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", "", ""],
+    ),
     "old idempotency keys": (lambda c: write.forget_spent(c, NOW), ["idempotency_keys_by_age"]),
 }
 
