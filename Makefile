@@ -58,7 +58,7 @@ simulate-faults: $(VENV)/.dev ## thousands of seeded histories with faults; a se
 	$(BIN)/python tests/simulation/run.py --seeds $(or $(SEEDS),2000)
 
 integration: $(VENV)/.dev ## real HTTP, real S3 server
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m 'not drill'
 
 web: $(VENV)/.dev ## the page in a real browser (Debian's chromium; installed where there is root and apt)
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \

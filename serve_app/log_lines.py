@@ -1,9 +1,11 @@
 """The log lines of the whole cluster, for operators: users' lines tell of other users."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from actors.log_files import ClusterLines
@@ -23,6 +25,17 @@ _Level = Literal["debug", "info", "warn", "error"]
 _Id = Query(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
 
 
+def _written_as_a_time(text: str) -> str:
+    """Raises: ValueError for what is no date and time; pydantic alone would take a number for seconds."""
+    if not _TIME.match(text):
+        raise ValueError("a time is written as in RFC 3339")
+    return text
+
+
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:")
+_Since = Annotated[datetime, BeforeValidator(_written_as_a_time)]
+
+
 @routes.get("/logs", response_model=LogsPage, responses=problems_of(401, 403, 422, 503))
 async def logs(
     request: Request,
@@ -33,7 +46,7 @@ async def logs(
     agent_id: Annotated[str | None, Query(alias="agentId"), _Id] = None,
     level: Annotated[_Level, Query(description="From this one up.")] = "debug",
     ray: Annotated[_Level, Query(description="Lines of Ray's own, from this one up.")] = "warn",
-    since: datetime | None = None,
+    since: _Since | None = None,
     limit: Annotated[int, Query(ge=1, le=LINES_MAX)] = 1000,
 ) -> Response:
     """Gather log lines from all nodes: the newest `limit` that fit, oldest first. Operators only.

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import pytest
 from fuzz import fuzz
 
 
+@pytest.mark.drill
 async def test_nothing_is_found(tmp_path: Path) -> None:
     """All checks of schemathesis, in all phases, on all operations."""
     fuzzed = await fuzz(tmp_path, examples=2)
