@@ -9,7 +9,6 @@ from store import running_store
 
 from serve_app.seaweed import Seaweed
 
-
 # What is true must not hang on how busy the machine is.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
