@@ -233,6 +233,8 @@ def make_key(target: Target, settings: Settings) -> None:
         raise StartRefused(f"there is a key in {target.key_path} already")
     with locked(target.data_dir, busy=f"{target.data_dir} is in use"):
         ledger_url = target.ledger_url(settings)
-        settings = with_ledger_key(settings, target.ledger_key_path)
+        if target.ledger_key_path.exists():
+            settings = with_ledger_key(settings, target.ledger_key_path)
+        # Else none is made here: those who run elsewhere on this ledger would not have it, and be locked out.
         prepare_ledger(settings, ledger_url)
         make_operator_key(settings, ledger_url, target.key_path, "made by `rayhaul deploy --key-only`")

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from secrets import token_bytes
 
 import pytest
 import yaml
@@ -71,7 +73,9 @@ class Attached(Autoscaled):
 def ray(tmp_path_factory: pytest.TempPathFactory, store: Seaweed) -> Iterator[Attached]:
     directory = tmp_path_factory.mktemp("attached") / "ray"
     ledger_url = f"sqlite:///{directory}/ledger.db"
-    cluster = Attached(directory, as_environment(store.settings) | {"RAYHAUL_LEDGER__URL": ledger_url})
+    # Serve's own way has no data directory: what the ledger is sealed with is in the environment, as the bucket is.
+    ledger = {"RAYHAUL_LEDGER__URL": ledger_url, "RAYHAUL_LEDGER__SECRET_KEY": b64encode(token_bytes(32)).decode()}
+    cluster = Attached(directory, as_environment(store.settings) | ledger)
     try:
         cluster.start()
         yield cluster
