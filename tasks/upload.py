@@ -7,6 +7,7 @@ Laws of this file:
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +31,9 @@ _CONTENT_TYPE = "application/octet-stream"
 #: The object's metadata names the upload that it was published by, or the lease of its PUT.
 SESSION = "session-id"
 LEASE = "lease-id"
+
+#: An ETag that is the MD5 of one whole.
+_MD5 = re.compile("[0-9a-f]{32}")
 
 
 class Upload:
@@ -245,9 +249,8 @@ class Upload:
             raise SinkBusy("The bucket does not show the object it has just completed.")
         # Some stores (rclone) show the MD5 of the whole afterwards, which nobody has computed. Then Complete's answer
         # tells that it took our parts, and our session's id that this is what it made.
-        is_ours = found.etag == told_etag or (
-            told_etag == combined_etag(parts) and found.metadata.get(SESSION) == session.session_id
-        )
+        is_marked = told_etag == combined_etag(parts) and found.metadata.get(SESSION) == session.session_id
+        is_ours = found.etag == told_etag or (is_marked and _MD5.fullmatch(found.etag) is not None)
         if found.size_bytes != size_bytes or not is_ours:
             raise SinkError(
                 f"The object has {found.size_bytes} bytes and ETag {found.etag}, not {size_bytes}, {told_etag}."
