@@ -231,6 +231,9 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     haproxy = temp_dir / "h"
     metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
     stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
+    # Serve's own proxies, which take what HAProxy has no replica for yet. They share a port (SO_REUSEPORT) with those
+    # of any other cluster on this machine, and a request would now and then be answered by that one.
+    fallback_ports = [_free_port(place.host, first) for first in (8500, 9500)]
     replica_ports = free_block()
     return {
         _MARK: str(place.data_dir),
@@ -255,6 +258,8 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
         # Not to this machine's syslog: HAProxy writes down whole URLs. Ours are the lines about requests.
         "RAY_SERVE_HAPROXY_LOG_TARGET": "/dev/null",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_ports[0]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_ports[1]),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),

@@ -11,9 +11,10 @@ from secrets import token_bytes
 import pytest
 import yaml
 from autoscaled import Autoscaled
-from embedded import eventually
+from embedded import Embedded, eventually
 from origin import Origin, content_sha256
 from test_cluster import MIB, sha256_of_object
+from test_listening import listeners
 
 from rayhaul import Client
 from rayhaul.job import FINAL, JobStatus
@@ -156,8 +157,12 @@ def test_deploy_renew_and_undeploy(ray: Attached, store: Seaweed, origin: Origin
     assert ray.undeploy().returncode == 0
 
 
-def test_the_rayservice_s_application(ray: Attached, origin: Origin) -> None:
-    """What kubernetes/rayservice.yaml tells Serve starts scheduler, agents and API, and a job is done."""
+def test_the_rayservice_s_application(ray: Attached, cluster: Embedded, origin: Origin) -> None:
+    """What kubernetes/rayservice.yaml tells Serve starts scheduler, agents and API, and a job is done.
+
+    Another cluster runs on this machine. Serve's proxies set SO_REUSEPORT: on a port that both have, the kernel would
+    give a request to either, and who asks is unknown to the other one.
+    """
     service, _ = yaml.safe_load_all((ROOT / "kubernetes" / "rayservice.yaml").read_text())
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     config["http_options"] = {"host": "127.0.0.1", "port": ray.port}
@@ -178,6 +183,9 @@ def test_the_rayservice_s_application(ray: Attached, origin: Origin) -> None:
         eventually(lambda: _status(f"{ray.url}/readyz") == 200, within_s=120, what="the application is ready")
         job = client.wait(client.submit(origin.add("one.bin", size=MIB, seed=6)).id, timeout_s=60)
         assert sha256_of_object(client, job.id) == content_sha256(6, MIB)
+    ours = {(address, port) for _, address, port in listeners(ray)}
+    assert len(ours) > 10
+    assert not ours & {(address, port) for _, address, port in listeners(cluster)}
     assert ray.undeploy().returncode == 0
 
 

@@ -2,7 +2,9 @@
 
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import pytest
@@ -20,7 +22,11 @@ _EVERYWHERE = (
 )
 
 
-def listeners(cluster: Embedded) -> list[tuple[str, str, int]]:
+class Running(Protocol):
+    def processes(self) -> Mapping[int, str]: ...
+
+
+def listeners(cluster: Running) -> list[tuple[str, str, int]]:
     """Return what the cluster's processes listen on over TCP: command line, address, port."""
     found = []
     for pid, command in cluster.processes().items():
