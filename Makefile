@@ -27,6 +27,7 @@ demo: $(VENV)/.cluster ## start a cluster, download a real file (or URL=…) int
 	$(BIN)/python -m serve_app.demo $(if $(URL),'$(URL)')
 
 test: lint unit alerts ledger simulation integration cluster web ## all that a commit must pass
+	@$(BIN)/python tests/log_watch.py
 
 lint: $(VENV)/.dev ## style, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -39,7 +40,7 @@ fmt: $(VENV)/.dev ## put the code into house style
 	$(BIN)/ruff check --fix $(SOURCES)
 
 unit: $(VENV)/.dev ## pure parts: no network, no processes
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n 2
 
 # promtool comes with Debian's prometheus; the server that comes with it is not started.
 alerts: $(VENV)/.dev ## each alert as Prometheus evaluates it (promtool; installed where there is root and apt)
@@ -58,7 +59,7 @@ simulate-faults: $(VENV)/.dev ## thousands of seeded histories with faults; a se
 	$(BIN)/python tests/simulation/run.py --seeds $(or $(SEEDS),2000)
 
 integration: $(VENV)/.dev ## real HTTP, real S3 server
-	$(BIN)/pytest tests/integration -m 'not drill'
+	$(BIN)/pytest tests/integration -m 'not drill' -n 2
 
 web: $(VENV)/.dev ## the page in a real browser (Debian's chromium; installed where there is root and apt)
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \

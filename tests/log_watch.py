@@ -21,6 +21,9 @@ from rayhaul.log_lines import part_of, read_lines
 
 _ROOMS = ("rayhaul", "tasks", "actors", "serve_app", "dashboards")
 _SHOWN_MAX = 20
+_TOLD = "log-lines"
+#: A file for each part of the suite: lines checked, violations.
+_TALLIES = Path(__file__).parents[1] / ".pytest_cache" / "log-lines"
 #: Shown in full where it is wrong; a traceback can be long.
 _CHARACTERS_MAX = 500
 #: What tests call the secrets that no line may have, and our keys.
@@ -91,8 +94,22 @@ class LogWatch(logging.Handler):
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         logging.getLogger().removeHandler(self)
+        # One process of several (pytest-xdist) tells the one that sums.
+        told: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        if told is not None:
+            told[_TOLD] = (dict(self.counts), self.violations)
+            return
         if self.violations and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        _TALLIES.mkdir(parents=True, exist_ok=True)
+        name = "+".join(Path(path).name for path in session.config.args)
+        (_TALLIES / name).write_text(f"{self.counts.total()} {len(self.violations)}")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        counts, violations = getattr(node, "workeroutput", {}).get(_TOLD, ({}, ["a process of the tests told nothing"]))
+        self.counts.update(counts)
+        self.violations += violations
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         where = ", ".join(f"{count} {name}" for name, count in sorted(self.counts.items()))
@@ -104,5 +121,17 @@ class LogWatch(logging.Handler):
             terminalreporter.write_line(f"  {violation}")
 
 
+def total() -> str:
+    """Return what the last run of each part of the suite counted, and the sum."""
+    tallies = {path.name: tuple(map(int, path.read_text().split())) for path in sorted(_TALLIES.iterdir())}
+    parts = ", ".join(f"{name} {checked}" for name, (checked, _) in tallies.items())
+    checked, violations = (sum(column) for column in zip(*tallies.values(), strict=True))
+    return f"log lines checked over the whole suite: {checked} ({parts}), violations {violations}"
+
+
 #: The one of this session.
 watch = LogWatch()
+
+
+if __name__ == "__main__":
+    print(total())
