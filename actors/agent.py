@@ -22,8 +22,9 @@ from actors.outbox import Control, Outbox
 from actors.ports import Reports
 from rayhaul import tracing
 from rayhaul.capacity import Capacity
-from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError
+from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError, SourceError
 from rayhaul.ids import NewId
+from rayhaul.job import Metadata, utc
 from rayhaul.lease import (
     Aborted,
     AbortOrder,
@@ -36,6 +37,8 @@ from rayhaul.lease import (
     ProbeOrder,
     ReportReply,
     StripeDone,
+    SweepOrder,
+    Swept,
     TransferOrder,
     Transferred,
     Trimmed,
@@ -47,8 +50,10 @@ from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
+from tasks.links import Link, Links, Refresh
 from tasks.probe import probe
 from tasks.sink import Sink
+from tasks.sweep import sweep
 from tasks.transfer import transfer
 from tasks.upload import undo
 
@@ -95,6 +100,7 @@ class Agent:
         self._clock = clock
         self._monotonic = monotonic
         self._memory = ByteBudget(settings.agent.memory_bytes_max)
+        self._refresh = Refresh(client, settings.webhook, new_id=new_id, clock=clock)
         self._held: dict[str, Held] = {}
         self._let_go: set[str] = set()
         self._wake = asyncio.Event()
@@ -174,6 +180,8 @@ class Agent:
                         await self._transfer(held, order)
                     case AbortOrder():
                         await self._abort(order)
+                    case SweepOrder():
+                        await self._sweep(order)
             except asyncio.CancelledError:
                 span.set({"cancelled": True})
                 if not (held.lost or self._stopping):
@@ -194,14 +202,7 @@ class Agent:
 
     async def _probe(self, order: ProbeOrder) -> None:
         try:
-            found = await probe(
-                self._client,
-                url=order.url,
-                headers=order.headers,
-                filename=order.filename,
-                size_bytes_max=self._settings.transfer.size_bytes_of(order.size_bytes_max),
-                clock=self._monotonic,
-            )
+            found = await self._probed(order)
         except RayhaulError as error:
             log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
             tracing.current().fail(error.code)
@@ -218,6 +219,28 @@ class Agent:
                 notice_id=self._new_id("note"), order_id=order.order_id, job_id=order.context.job_id, metadata=found
             )
         await self._outbox.tell(told)
+
+    async def _probed(self, order: ProbeOrder) -> Metadata:
+        links = Links(
+            Link(order.url, order.headers),
+            context=order.context,
+            receiver=order.refresh_webhook,
+            refresh=self._refresh,
+        )
+        while True:
+            link = links.current
+            try:
+                return await probe(
+                    self._client,
+                    url=link.url,
+                    headers=link.headers,
+                    filename=order.filename,
+                    size_bytes_max=self._settings.transfer.size_bytes_of(order.size_bytes_max),
+                    clock=self._monotonic,
+                )
+            except SourceError as error:
+                if not await links.are_fresh_after(link, error):
+                    raise
 
     async def _transfer(self, held: Held, order: TransferOrder) -> None:
         began_s = self._monotonic()
@@ -241,6 +264,7 @@ class Agent:
                 clock=self._clock,
                 rng=self._rng,
                 stripe=held.stripe,
+                refresh=self._refresh,
             )
         except LeaseLost:
             raise
@@ -284,6 +308,15 @@ class Agent:
         await self._outbox.tell(
             Aborted(notice_id=self._new_id("note"), session_id=order.session_id, job_id=order.context.job_id)
         )
+
+    async def _sweep(self, order: SweepOrder) -> None:
+        """Tell of uploads that may be nobody's. A failure is not told: the next look comes soon."""
+        try:
+            found = await sweep(self._sink, order, now=utc(self._clock()), new_id=self._new_id, rng=self._rng)
+        except RayhaulError as error:
+            log.warning("bucket not swept: %s", error.message, extra={"code": error.code})
+            return
+        await self._outbox.tell(Swept(notice_id=self._new_id("note"), order_id=order.order_id, uploads=found))
 
     def _since_ms(self, began_s: float) -> int:
         return round((self._monotonic() - began_s) * 1000)

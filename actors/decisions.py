@@ -16,6 +16,7 @@ from actors import quotas, stripes
 from actors.book import Book
 from actors.draft import Draft
 from actors.ports import Command
+from actors.sweeping import mark_strays
 from rayhaul.errors import (
     AgentLost,
     ChecksumMismatch,
@@ -41,6 +42,7 @@ from rayhaul.lease import (
     SessionOpened,
     SessionState,
     StripeDone,
+    Swept,
     Transferred,
     Trimmed,
 )
@@ -89,6 +91,8 @@ def hear(draft: Draft, notice: Notice, rules: Rules) -> bool:
             return _probe_failed(draft, notice, rules)
         case Aborted():
             return _aborted(draft, notice)
+        case Swept():
+            return mark_strays(draft, notice)
         case _:
             return _hear_under_lease(draft, notice, rules)
 
@@ -339,10 +343,10 @@ def hand_back(
 
 def refuse_notice(draft: Draft, book: Book, notice: Notice, failure: Failure) -> None:
     """Fail the job whose notice can not be taken: told again and again, it would be refused for ever."""
-    job = None if isinstance(notice, Aborted) else draft.job(notice.job_id)
+    job = None if isinstance(notice, Aborted | Swept) else draft.job(notice.job_id)
     if job is None or job.status not in (JobStatus.QUEUED, JobStatus.DOWNLOADING, JobStatus.UPLOADING):
         return
-    if isinstance(notice, Probed | ProbeFailed | Aborted):
+    if isinstance(notice, Probed | ProbeFailed | Aborted | Swept):
         if job.metadata is not None:
             return
     elif notice.lease_id not in book.leases_of_job.get(job.id, ()):

@@ -17,6 +17,7 @@ from actors.decisions import give_up
 from actors.draft import Draft
 from actors.losses import probes_used
 from actors.ports import AgentPool, QueueView
+from actors.sweeping import Sweeping
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.errors import RayhaulError
 from rayhaul.ids import NewId
@@ -46,7 +47,7 @@ from rayhaul.metrics import (
     Meter,
 )
 from rayhaul.policy import parking
-from rayhaul.policy.planning import plan_parts
+from rayhaul.policy.planning import expected_checksum, plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
 from rayhaul.policy.scaling import average_pct
 from rayhaul.policy.scheduling import Load, Spread
@@ -71,6 +72,7 @@ class Dispatch:
         self._taken: list[tuple[WaitingQueue, Waiting]] = []
         #: Agents that get nothing, because a suspect is apart there.
         self._closed: set[str] = set()
+        self.sweeping = Sweeping(settings.sweep, prefix=settings.s3.prefix, new_id=new_id)
         #: Leases that stand and could not be sent yet.
         self._unsent: list[Lease] = []
 
@@ -87,6 +89,9 @@ class Dispatch:
             return
         self._decide_apart(draft, book, free)
         self._decide_aborts(draft, book, free)
+        sweep = self.sweeping.order(draft.now_s)
+        if sweep is not None:
+            self._orders[min(record.agent for record in free)].append(sweep)
         self._decide_probes(draft, book, free)
         self._decide_leases(draft, book, free)
         self._asks = self._striping.decide(draft, book, self._room(draft, book, free))
@@ -234,6 +239,7 @@ class Dispatch:
                 headers=job.spec.headers,
                 filename=job.spec.filename,
                 size_bytes_max=job.spec.size_bytes_max,
+                refresh_webhook=job.spec.refresh_webhook,
             )
         )
 
@@ -288,11 +294,14 @@ class Dispatch:
             first_part=lease.first_part,
             end_part=lease.end_part,
             connections=job.spec.connections,
-            checksum=job.spec.checksum,
+            checksum=expected_checksum(
+                job.spec, job.metadata, digest_bytes_max=self._settings.transfer.digest_bytes_max
+            ),
             size_bytes_max=job.spec.size_bytes_max,
             bandwidth_bytes_per_s=job.spec.bandwidth_bytes_per_s,
             session=session,
             parts_done=() if session is None else await self._parts_of(lease, session),
+            refresh_webhook=job.spec.refresh_webhook,
         )
 
     async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:

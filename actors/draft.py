@@ -190,6 +190,11 @@ class Draft:
             or self._ended_sessions.get(session_id)
         )
 
+    def knows_upload(self, upload_id: str) -> bool:
+        """Whether a session of this turn or of the book, open or aborting, is this upload."""
+        sessions = (*self._sessions.values(), *self._book.sessions.values())
+        return any(session.upload_id == upload_id for session in sessions)
+
     def put_session(self, session: UploadSession, state: SessionState) -> None:
         moved = replace(session, state=state)
         self._sessions[session.session_id] = moved

@@ -6,7 +6,7 @@ of thousands. Source: OpenTelemetry semantic conventions for messaging, "Trace s
 
 from urllib.parse import urlsplit
 
-from rayhaul.lease import AbortOrder, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import AbortOrder, Order, ProbeOrder, SweepOrder, TransferOrder
 from rayhaul.ledger.base import TRACEPARENT, OutboxRecord
 from rayhaul.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, Value, parsed
 
@@ -25,7 +25,7 @@ def order_span(tracer: Tracer, order: Order, agent: str) -> Span:
                 "server.address": _host(order.url),
             }
             return _consumer(tracer, "lease", order, agent, about)
-        case AbortOrder():
+        case AbortOrder() | SweepOrder():
             # Nobody's request: it follows from the cluster's own tidiness.
             return NO_SPAN
 

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, TransferOrder
+from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
 from tasks.stripe import Stripe
 
 #: Weight of the newest second in the bytes/s that are shown.
@@ -88,7 +88,7 @@ class Held:
 def key_of(order: Order) -> str:
     """Return the id under which an order is reported as held."""
     match order:
-        case ProbeOrder():
+        case ProbeOrder() | SweepOrder():
             return order.order_id
         case TransferOrder():
             return order.lease_id

@@ -25,7 +25,7 @@ from actors.watchdog import observe_silence, observe_stalls
 from rayhaul.errors import Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.ids import NewId
 from rayhaul.job import utc
-from rayhaul.lease import AgentReport, ReportReply, SessionOpened
+from rayhaul.lease import AgentReport, ReportReply, SessionOpened, Swept
 from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict, Role, Viewer
 from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, POISONED_CALLS, TICK_ERRORS, Meter
 
@@ -336,12 +336,18 @@ class Loop:
         wanted = [call.idempotency for call in calls if call.idempotency is not None]
         self.spent = dict(await self._ledger.spent(wanted)) if wanted else {}
         for call in calls:
-            if call.job_id is not None and draft.job(call.job_id) is None:
-                with suppress(NotFound):
-                    draft.load(await self._ledger.job(EVERYTHING, call.job_id))
+            if call.job_id is not None:
+                await self._read_job(draft, call.job_id)
             for notice in () if call.report is None else call.report.notices:
                 if isinstance(notice, SessionOpened) and draft.lease(notice.lease_id) is None:
                     await self._read_session(draft, notice.session.session_id)
+                for upload in notice.uploads if isinstance(notice, Swept) else ():
+                    await self._read_job(draft, upload.job_id)
+
+    async def _read_job(self, draft: Draft, job_id: str) -> None:
+        if draft.job(job_id) is None:
+            with suppress(NotFound):
+                draft.load(await self._ledger.job(EVERYTHING, job_id))
 
     async def _read_session(self, draft: Draft, session_id: str) -> None:
         """An upload that is told of late may have ended already: what is over is not aborted."""

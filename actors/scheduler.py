@@ -293,7 +293,8 @@ class Scheduler:
         if is_newest and report.leaving:
             self._part_with(draft, report, now_s)
         mine = {lease_id for lease_id in report.held if draft.lease(lease_id) is not None}
-        orders = {held for held in report.held if held in book.probing or held in book.aborting}
+        sweep_id = self._dispatch.sweeping.order_id
+        orders = {held for held in report.held if held in book.probing or held in book.aborting or held == sweep_id}
         return ReportReply(
             acknowledged=frozenset(notice.notice_id for notice in report.notices),
             refused=refused,

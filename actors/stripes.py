@@ -18,7 +18,7 @@ from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import Lease, Trimmed, TrimOrder, UploadSession
 from rayhaul.policy import parking, striping
 from rayhaul.policy.partset import missing
-from rayhaul.policy.planning import PARTS_MAX, parts_count, plan_parts
+from rayhaul.policy.planning import PARTS_MAX, expected_checksum, parts_count, plan_parts
 from rayhaul.policy.striping import Grant, Plan, Situation, Stripe
 from rayhaul.settings import Settings
 from tasks.checksum import Algorithm, Checksum
@@ -162,6 +162,7 @@ class Striping:
 
     def __init__(self, settings: Settings) -> None:
         self._parts_min = settings.transfer.stripe_parts_min
+        self._digest_bytes_max = settings.transfer.digest_bytes_max
         self._connections_max = settings.hosts.connections_max
         self._swept_at_s = float("-inf")
 
@@ -186,8 +187,7 @@ class Striping:
                 asks += self._widen(draft, book, job, free, spare)
         return asks
 
-    @staticmethod
-    def _may_widen(draft: Draft, book: Book, job: Job, session: UploadSession) -> bool:
+    def _may_widen(self, draft: Draft, book: Book, job: Job, session: UploadSession) -> bool:
         if job.status is not JobStatus.DOWNLOADING or job.id in book.suspects or job.spec.priority in draft.paused:
             return False
         setback = draft.setback(job.id)
@@ -196,10 +196,11 @@ class Striping:
         found = job.metadata
         if found is None or session.size_bytes is None or not found.rangeable:
             return False
-        if job.spec.checksum is None:
+        checksum = expected_checksum(job.spec, found, digest_bytes_max=self._digest_bytes_max)
+        if checksum is None:
             return found.has_version
         # Other checksums are computed over the bytes in order: one agent reads them all.
-        return Checksum.parse(job.spec.checksum).algorithm is Algorithm.CRC64NVME
+        return Checksum.parse(checksum).algorithm is Algorithm.CRC64NVME
 
     def _widen(
         self,

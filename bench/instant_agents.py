@@ -21,6 +21,7 @@ from rayhaul.lease import (
     Probed,
     ProbeOrder,
     ReportReply,
+    SweepOrder,
     TransferOrder,
     Transferred,
     TrimOrder,
@@ -73,6 +74,9 @@ class InstantAgents:
                 case TransferOrder():
                     found.held[order.lease_id] = order
                     self._tell(found, self._commit_asked(order))
+                case SweepOrder():
+                    # There is no bucket to look into.
+                    pass
                 case _:
                     raise AssertionError("there is no upload to abort")
 

@@ -55,9 +55,11 @@ class RayhaulError(Exception):
     fault: ClassVar[Fault] = Fault.US
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None, status: int | None = None) -> None:
         self.message = message or (type(self).__doc__ or self.code).strip().splitlines()[0]
         self.retry_after_s = retry_after_s
+        #: The HTTP status behind it, where what follows depends on that.
+        self.status = status
         super().__init__(self.message)
 
     def failure(self) -> Failure:

@@ -135,12 +135,14 @@ class Metadata:
     size_bytes: int | None
     content_type: str | None
     etag: str | None
-    #: The Last-Modified header as sent (RFC 9110 8.8.2).
+    #: The Last-Modified header as sent, where it tells versions apart (RFC 9110 8.8.2).
     last_modified: str | None
     rangeable: bool
     filename: str
     final_url: str
     fetch_ms: int
+    #: `algorithm:hex` of the whole file, as the source tells it; algorithm sha256 or md5.
+    digest: str | None = None
 
     @property
     def has_version(self) -> bool:

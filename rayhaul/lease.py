@@ -96,6 +96,8 @@ class ProbeOrder:
     headers: Mapping[str, str]
     filename: str | None
     size_bytes_max: int | None
+    #: Asked for a fresh URL where this one has expired.
+    refresh_webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class TransferOrder:
     first_part: int
     end_part: int
     connections: int
-    #: `algorithm:value` the object must have, or None.
+    #: `algorithm:value` the object must have, as the caller or the source says, or None.
     checksum: str | None
     size_bytes_max: int | None
     bandwidth_bytes_per_s: int | None
@@ -123,6 +125,8 @@ class TransferOrder:
     session: UploadSession | None
     #: Parts of that session the ledger knows.
     parts_done: tuple[PartDone, ...] = ()
+    #: Asked for a fresh URL where this one has expired.
+    refresh_webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,21 @@ class TrimOrder:
     end_part: int
 
 
-Order = ProbeOrder | TransferOrder | AbortOrder
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOrder:
+    """Look for uploads in the bucket that may be nobody's. Not durable: repeating it changes nothing."""
+
+    order_id: str
+    context: JobContext
+    #: Of all our object keys.
+    prefix: str
+    #: Younger ones may be about to be told of.
+    age_s_min: float
+    #: Have the bucket itself abort uploads after so many days, where it has no rules yet; None: leave its rules alone.
+    rule_days: int | None
+
+
+Order = ProbeOrder | TransferOrder | AbortOrder | SweepOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,9 +264,21 @@ class Aborted:
     job_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """Open uploads under keys that name jobs. Whether those are ours, and need them, the scheduler knows."""
+
+    notice_id: str
+    order_id: str
+    #: As they would have to be aborted; `created_at` is when the store says that they were.
+    uploads: tuple[UploadSession, ...]
+    #: Of no job.
+    job_id: str = ""
+
+
 #: What is said under a lease.
 LeaseNotice = SessionOpened | PartsDone | Trimmed | StripeDone | CommitAsked | Transferred | LeaseFailed
-Notice = Probed | ProbeFailed | Aborted | LeaseNotice
+Notice = Probed | ProbeFailed | Aborted | Swept | LeaseNotice
 
 
 #: What a lease does (`LeaseProgress.doing`) once its upload is being completed.

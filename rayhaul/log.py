@@ -78,11 +78,11 @@ def bind(**fields: Any) -> Iterator[None]:
 
 @contextmanager
 def bind_job(context: JobContext) -> Iterator[None]:
-    """Put a job's ids on every line logged inside."""
+    """Put a job's ids on every line logged inside; of an order that is of no job, the correlation id alone."""
     with bind(
         correlationId=context.correlation_id,
-        userId=context.user_id,
-        jobId=context.job_id,
+        userId=context.user_id or None,
+        jobId=context.job_id or None,
         attempt=context.attempt or None,
         traceId=trace.trace_id if (trace := parsed(context.traceparent)) else None,
     ):

@@ -114,6 +114,10 @@ class SourceSettings(_Group):
     connect_timeout_s: float = Field(10, gt=0, description="Longest wait for a connection, TLS included, seconds.")
     first_byte_timeout_s: float = Field(30, gt=0, description="Longest wait for a response's headers, seconds.")
     stall_timeout_s: float = Field(30, gt=0, description="Longest silence in a body, seconds.")
+    speed_bytes_per_s_min: int = Field(
+        1024, ge=0, description="A connection that brings less than this over `speed_window_s` is given up; 0: none is."
+    )
+    speed_window_s: float = Field(60, gt=0, description="Time over which that speed is measured, seconds.")
     probe_timeout_s: float = Field(20, gt=0, description="Longest metadata probe, redirects included, seconds.")
     read_buffer_bytes: int = Field(2 * MIB, gt=0, description="Read buffer of one connection.")
     user_agent: str = Field("rayhaul", description="User-Agent sent to sources.")
@@ -129,8 +133,24 @@ class TransferSettings(_Group):
     retry_base_s: float = Field(1, gt=0, description="First backoff, seconds.")
     retry_factor: float = Field(4, gt=1, description="Growth of the backoff.")
     retry_cap_s: float = Field(60, gt=0, description="Longest backoff, seconds.")
+    put_idle_s_max: float = Field(
+        10,
+        gt=0,
+        description="Longest pause of an upload that waits for its source, seconds; S3 bears 20. After one, a lease "
+        "reads its parts into memory before it sends them.",
+    )
+    retries_at_once_max: int = Field(
+        64, gt=0, description="Second tries that one process makes at one endpoint without waiting for their turn."
+    )
+    retries_per_s: float = Field(8, gt=0, description="Further second tries at one endpoint, per second and process.")
     attempts_max: int = Field(5, gt=0, description="Attempts of a job whose failures can be retried.")
     size_bytes_max: int = Field(5 * 1024**4, gt=0, description="Largest file accepted.")
+    digest_bytes_max: int = Field(
+        1024 * MIB,
+        ge=0,
+        description="Up to this size a file is compared with the digest that its source tells (Repr-Digest, Digest, "
+        "Content-MD5, x-goog-hash): its ranges are then read in order. A checksum in the job is always compared.",
+    )
 
     def size_bytes_of(self, asked: int | None) -> int:
         """Return the largest file that a job takes, which may ask for a lower limit but for no higher one."""
@@ -208,6 +228,19 @@ class LivenessSettings(_Group):
         30, gt=0, description="Pause of all starts after the bucket refused us, doubled each time, seconds."
     )
     park_s_max: float = Field(300, gt=0, description="Longest such pause, seconds.")
+
+
+class SweepSettings(_Group):
+    """How the bucket is kept free of multipart uploads that no job needs: they cost money and are not seen."""
+
+    interval_s: float = Field(600, gt=0, description="Time between two looks for such uploads, seconds.")
+    age_s_min: float = Field(3600, gt=0, description="Younger uploads are left alone, seconds.")
+    rule_days: int | None = Field(
+        7,
+        gt=0,
+        description="Where the bucket has no lifecycle rules, one is set that aborts uploads after so many days; "
+        "empty: its rules are left alone.",
+    )
 
 
 class HostsSettings(_Group):
@@ -344,6 +377,7 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     quota: QuotaSettings = QuotaSettings()
     liveness: LivenessSettings = LivenessSettings()
+    sweep: SweepSettings = SweepSettings()
     hosts: HostsSettings = HostsSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertsSettings = AlertsSettings()

@@ -40,18 +40,23 @@ from rayhaul.errors import (
     SourceUnreachable,
 )
 from rayhaul.metrics import EGRESS_DENIED, SOURCE_BYTES, Meter
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.redaction import redacted
-from rayhaul.settings import EgressSettings, SourceSettings
+from rayhaul.settings import EgressSettings, SourceSettings, TransferSettings
 from tasks.guard import AddressGuard, Denied, check_headers
 
 _log = logging.getLogger(__name__)
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: Origins whose second tries are counted, the first known being forgotten first.
+_BUDGETS_MAX = 1000
 #: Short, so that an answer that was good once does not stay good for long.
 _DNS_CACHE_S = 10
 #: The host of the request that is being connected; socket factories are told addresses only.
 _connecting_host: ContextVar[str] = ContextVar("rayhaul_egress_host", default="")
+#: Where the connector puts the TLS session of the request under way: aiohttp may have let go of it by the headers.
+_tls_sessions: ContextVar[list[ssl.SSLObject]] = ContextVar("rayhaul_egress_tls")
 
 
 class Phase(Enum):
@@ -157,6 +162,9 @@ class GuardedConnector(aiohttp.TCPConnector):
             if peer is None:
                 raise aiohttp.ServerDisconnectedError
             self._guard.check_address(peer[0], peer[1], req.host)
+            tls = connection.transport.get_extra_info("ssl_object") if connection.transport else None
+            if tls is not None:
+                _tls_sessions.get([]).append(tls)
         except BaseException:
             connection.close()
             raise
@@ -178,12 +186,21 @@ def _readable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
 class Answer:
     """A response whose headers are in. The body is read piece by piece and never decoded."""
 
-    def __init__(self, response: aiohttp.ClientResponse, meter: Meter, *, stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        meter: Meter,
+        *,
+        stall_timeout_s: float,
+        tls: ssl.SSLObject | None = None,
+    ) -> None:
         self._response = response
         #: Of characters that every database and JSON reader takes.
         self.headers = _readable(response.headers)
         self._meter = meter
         self._host = response.url.raw_host or ""
+        #: Redirects that led here.
+        self.redirects_count = 0
         # None where the whole body is in already.
         protocol = response.connection.protocol if response.connection else None
         if protocol is not None:
@@ -193,6 +210,7 @@ class Answer:
         # Kept only while the connection cannot pass to another request: a body that ends by closing it.
         has_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
         self._protocol = None if has_end else protocol
+        self._tls = None if has_end else tls
 
     @property
     def status(self) -> int:
@@ -214,7 +232,7 @@ class Answer:
             raise classify(err, Phase.BODY, self._host) from err
         if piece:
             self._meter.inc(SOURCE_BYTES, by=len(piece))
-        elif self._was_reset():
+        elif self._was_reset() or self._was_cut():
             raise SourceTruncated
         return piece
 
@@ -222,6 +240,17 @@ class Answer:
         # aiohttp takes a reset for the end of a body that has neither length nor chunks. RFC 9112 8: it is incomplete.
         error = self._protocol.exception() if self._protocol is not None else None
         return isinstance(error, aiohttp.ClientOSError)
+
+    def _was_cut(self) -> bool:
+        # Only a close_notify ends TLS properly (RFC 9112 9.8); without it the next read would wait for more.
+        if self._tls is None:
+            return False
+        try:
+            return self._tls.read(1) != b""
+        except ssl.SSLZeroReturnError:
+            return False
+        except ssl.SSLError:
+            return True
 
     def close(self) -> None:
         """Give the connection back; one with an unread rest is closed."""
@@ -255,6 +284,17 @@ class GuardedClient:
         # Waiting for a slot is no fault of the source's, so it is waited for outside the timeouts.
         self._slots = asyncio.Semaphore(connections_max)
         self._session: aiohttp.ClientSession | None = None
+        self._budgets: dict[str, RetryBudget] = {}
+
+    def budget_of(self, url: str, retries: TransferSettings) -> RetryBudget:
+        """Return what the origin of a URL is asked to bear of second tries, by all in this process."""
+        target = URL(url)
+        origin = f"{target.raw_host}:{target.port}"
+        while len(self._budgets) >= _BUDGETS_MAX and origin not in self._budgets:
+            del self._budgets[next(iter(self._budgets))]
+        return self._budgets.setdefault(
+            origin, RetryBudget(tokens_max=retries.retries_at_once_max, refill_per_s=retries.retries_per_s)
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -313,8 +353,9 @@ class GuardedClient:
     async def _follow(self, url: str, headers: Mapping[str, str], extra: Mapping[str, str]) -> Answer:
         target = self.guard.check_url(url)
         visited: set[URL] = set()
-        for _ in range(self._egress.redirects_max + 1):
+        for count in range(self._egress.redirects_max + 1):
             answer = await self._send("GET", target, headers, extra)
+            answer.redirects_count = count
             location = answer.headers.get("Location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -332,6 +373,8 @@ class GuardedClient:
         self, method: str, target: URL, headers: Mapping[str, str], extra: Mapping[str, str], body: bytes | None = None
     ) -> Answer:
         limit_s = self._egress.dns_timeout_s + self.source.connect_timeout_s + self.source.first_byte_timeout_s
+        sessions: list[ssl.SSLObject] = []
+        token = _tls_sessions.set(sessions)
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._started().request(
@@ -343,7 +386,10 @@ class GuardedClient:
                 )
         except (aiohttp.ClientError, OSError) as err:
             raise classify(err, Phase.HEADERS, target.raw_host or "") from err
-        return Answer(response, self._meter, stall_timeout_s=self.source.stall_timeout_s)
+        finally:
+            _tls_sessions.reset(token)
+        tls = sessions[-1] if sessions else None
+        return Answer(response, self._meter, stall_timeout_s=self.source.stall_timeout_s, tls=tls)
 
     def _headers(self, target: URL, headers: Mapping[str, str], extra: Mapping[str, str]) -> CIMultiDict[str]:
         merged = CIMultiDict({"User-Agent": self.source.user_agent, "Accept": "*/*"})

@@ -1,60 +1,105 @@
-"""What one order reads from its source: at its pace, and counted as progress."""
+"""What one order reads from its source: at its pace, counted as progress, by a fresh link where one has expired."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Self
 
+from rayhaul.errors import SourceError, SourceStalled
 from rayhaul.lease import TransferOrder
 from tasks.budget import Pace
 from tasks.egress import GuardedClient
 from tasks.lease_control import LeaseControl
+from tasks.links import Link, Links, Refresh
 from tasks.source import open_range, open_whole
+
+OpenAt = Callable[[Link], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 class Intake:
-    def __init__(self, order: TransferOrder, client: GuardedClient, control: LeaseControl) -> None:
+    def __init__(
+        self, order: TransferOrder, client: GuardedClient, control: LeaseControl, *, refresh: Refresh | None = None
+    ) -> None:
         self._order = order
         self._client = client
         self._control = control
+        self._links = Links(
+            Link(order.url, order.headers),
+            context=order.context,
+            pin=order.pin,
+            receiver=order.refresh_webhook,
+            refresh=refresh,
+        )
         #: One for all connections of the order.
         self._pace = Pace(order.bandwidth_bytes_per_s) if order.bandwidth_bytes_per_s else None
 
-    @asynccontextmanager
-    async def range(self, first_byte: int, end_byte: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
 
         Raises: as `tasks.source.open_range`.
         """
-        order = self._order
-        async with open_range(
-            self._client,
-            url=order.url,
-            headers=order.headers,
-            pin=order.pin,
-            first_byte=first_byte,
-            end_byte=end_byte,
-        ) as body:
-            flow = _Flow(body, self._pace, self._control)
-            try:
-                yield flow
-            except BaseException:
-                self._control.progress(-flow.bytes_counted)
-                raise
+        return self._flow(
+            lambda link: open_range(
+                self._client,
+                url=link.url,
+                headers=link.headers,
+                pin=self._order.pin,
+                first_byte=first_byte,
+                end_byte=end_byte,
+                checksum_tells=self._order.checksum is not None,
+            )
+        )
 
-    @asynccontextmanager
-    async def whole(self) -> AsyncIterator[AsyncIterator[bytes]]:
+    def whole(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give all bytes, in order. What was read counts for nothing when the block fails.
 
         Raises: as `tasks.source.open_whole`.
         """
-        order = self._order
-        async with open_whole(self._client, url=order.url, headers=order.headers, pin=order.pin) as body:
-            flow = _Flow(body, self._pace, self._control)
+        return self._flow(
+            lambda link: open_whole(self._client, url=link.url, headers=link.headers, pin=self._order.pin)
+        )
+
+    @asynccontextmanager
+    async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with AsyncExitStack() as stack:
+            flow = _Flow(await self._opened(stack, open_at), self._pace, self._control)
             try:
                 yield flow
             except BaseException:
                 self._control.progress(-flow.bytes_counted)
                 raise
+
+    async def _opened(self, stack: AsyncExitStack, open_at: OpenAt) -> AsyncIterator[bytes]:
+        while True:
+            link = self._links.current
+            try:
+                return await stack.enter_async_context(open_at(link))
+            except SourceError as error:
+                if not await self._links.are_fresh_after(link, error):
+                    raise
+
+
+class UploadIdle(SourceStalled):
+    """The source paused for so long that the store might give up the upload that waits for it."""
+
+
+class Steady:
+    """A body that goes straight into an upload: no pause of it may be longer than `idle_s_max`."""
+
+    def __init__(self, body: AsyncIterator[bytes], idle_s_max: float) -> None:
+        self._body = body
+        self._idle_s_max = idle_s_max
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Raises: UploadIdle; what the body raises."""
+        try:
+            async with asyncio.timeout(self._idle_s_max):
+                return await anext(self._body)
+        except TimeoutError:
+            raise UploadIdle from None
 
 
 class _Flow:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from rayhaul.errors import ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
-from rayhaul.policy.retry import wait_s
+from rayhaul.policy.retry import RetryBudget, wait_s
 from rayhaul.settings import TransferSettings
 from tasks.source import RangeIgnored
 
@@ -59,11 +59,23 @@ class LeaseControl(Protocol):
 class Tries:
     """Tries a step of a lease again, as long as the lease is ours and it may help."""
 
-    def __init__(self, control: LeaseControl, settings: TransferSettings, *, meter: Meter, rng: Random) -> None:
+    def __init__(
+        self,
+        control: LeaseControl,
+        settings: TransferSettings,
+        *,
+        meter: Meter,
+        rng: Random,
+        sink_budget: RetryBudget,
+        source_budget: RetryBudget,
+    ) -> None:
+        """The budgets are those of the bucket and of the order's origin, each shared by all leases that use it."""
         self._control = control
         self._settings = settings
         self._meter = meter
         self._rng = rng
+        self._sink_budget = sink_budget
+        self._source_budget = source_budget
 
     async def again(self, try_once: Callable[[], Awaitable[T]]) -> T:
         """Return what one try returned, of at most `part_attempts_max`. Raises: RayhaulError."""
@@ -72,7 +84,7 @@ class Tries:
             attempt += 1
             self._control.check()
             try:
-                return await try_once()
+                done = await try_once()
             except ENDS_LEASE:
                 raise
             except RayhaulError as error:
@@ -83,10 +95,15 @@ class Tries:
                         self._meter.inc(SINK_RETRIES_EXHAUSTED)
                     raise
                 _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
-                delay_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
+                budget = self._sink_budget if isinstance(error, SinkError) else self._source_budget
+                backoff_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
+                delay_s = max(backoff_s, budget.take(asyncio.get_running_loop().time()))
                 if delay_s > _WAIT_S_MAX:
                     # So long a wait needs no slot: the job waits in the queue.
                     raise
+            else:
+                self._source_budget.succeeded()
+                return done
             self._control.doing("waiting to try again")
             await asyncio.sleep(delay_s)
             self._control.doing("moving bytes")

@@ -10,8 +10,16 @@ from dataclasses import replace
 from rayhaul.errors import SourceTimeout, SourceTooLarge
 from rayhaul.job import Metadata
 from rayhaul.policy.naming import clean, filename_of
+from tasks import digests
 from tasks.egress import Answer, GuardedClient
-from tasks.source import ContentRange, check_coding, classify_status, content_length, unsatisfied_total
+from tasks.source import (
+    ContentRange,
+    check_coding,
+    classify_status,
+    content_length,
+    strong_date,
+    unsatisfied_total,
+)
 
 #: Refusals that mean the file, not the range: asking again without one would be rude and change nothing.
 _FINAL_REFUSALS = frozenset({401, 403, 404, 408, 410, 429})
@@ -60,7 +68,8 @@ def _read_ranged(answer: Answer, filename: str | None) -> Metadata | None:
         return _metadata(answer, filename, size_bytes=shown.total, rangeable=shown.total is not None)
     if answer.status == 416 and unsatisfied_total(answer.headers) == 0:
         # No byte 0: the file is empty. The headers are those of an error page.
-        return replace(_metadata(answer, filename, size_bytes=0), content_type=None, etag=None, last_modified=None)
+        empty = _metadata(answer, filename, size_bytes=0)
+        return replace(empty, content_type=None, etag=None, last_modified=None, digest=None)
     dislikes_range = answer.status == 501 or (400 <= answer.status < 500 and answer.status not in _FINAL_REFUSALS)
     return None if dislikes_range else _read_whole(answer, filename)
 
@@ -78,9 +87,10 @@ def _metadata(answer: Answer, filename: str | None, *, size_bytes: int | None, r
         size_bytes=size_bytes,
         content_type=answer.headers.get("Content-Type"),
         etag=answer.headers.get("ETag"),
-        last_modified=answer.headers.get("Last-Modified"),
+        last_modified=strong_date(answer.headers),
         rangeable=rangeable,
         filename=clean(filename or "") or filename_of(disposition, answer.final_url),
         final_url=answer.final_url,
         fetch_ms=0,
+        digest=digests.checksum_of(answer.headers, is_whole=answer.status == 200),
     )

@@ -9,6 +9,7 @@ Laws of this file:
 """
 
 import base64
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from rayhaul.lease import PartDone
 from rayhaul.metrics import Meter
 from rayhaul.policy.naming import content_disposition
 from rayhaul.policy.planning import PARTS_MAX
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import S3Settings, TransferSettings
 from tasks.checksum import combined_etag, crc_text
 from tasks.outgoing import Body, Buffer, told_crc
@@ -38,6 +40,7 @@ _PAGES_MAX = 100
 _ABORTS_MAX = 5
 #: What stores answer that do not know the checksum we offer.
 UNKNOWN_CHECKSUM = frozenset({"InvalidArgument", "InvalidRequest", "MalformedXML", "NotImplemented"})
+_log = logging.getLogger(__name__)
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 
 
@@ -94,8 +97,14 @@ class Sink:
         self._puts = StorePuts(meter=meter, connections_max=connections_max, stall_timeout_s=stall_timeout_s)
         #: Whether the store takes CRC-64/NVME at all; assumed until it refuses.
         self._takes_crc = True
+        self._has_asked_for_rule = False
         #: Whether it tells that of a part it received; until it does, the MD5 has to be at hand.
         self._tells_crc = False
+
+    @property
+    def budget(self) -> RetryBudget:
+        """What the store is asked to bear of second tries, by all in this process."""
+        return self._calls.budget
 
     async def __aenter__(self) -> Self:
         await self._calls.start()
@@ -126,6 +135,7 @@ class Sink:
             self._tells_crc = False
             raise
         self._tells_crc = put.told_crc
+        self.budget.succeeded()
         return put
 
     async def put(
@@ -182,11 +192,18 @@ class Sink:
         return _upload_id(answer)
 
     async def complete(
-        self, key: str, upload_id: str, parts: Sequence[PartDone], *, crc64nvme: int | None = None
+        self,
+        key: str,
+        upload_id: str,
+        parts: Sequence[PartDone],
+        *,
+        crc64nvme: int | None = None,
+        mark: tuple[str, str] | None = None,
     ) -> str:
         """Publish the object made of these parts, given in order, and return its ETag.
 
-        A lost answer is made up for: where the upload is gone and exactly our object stands there, it is done.
+        A lost answer is made up for: where the upload is gone and exactly our object stands there, it is done. `mark`
+        is a name and value in the object's metadata that no other upload has.
         Raises: SinkError; UploadLost where the upload is gone without that; ChecksumMismatch where the store has
         computed another CRC-64/NVME of the whole.
         """
@@ -213,18 +230,25 @@ class Sink:
                 answer = await self._calls.call("complete_multipart_upload", complete)
         except Refusal as refusal:
             if isinstance(refusal.error, UploadLost):
-                return await self._adopted(key, parts, refusal.error)
+                return await self._adopted(key, parts, mark, refusal.error)
             if refusal.code == "BadDigest":
                 raise ChecksumMismatch("The bucket has other bytes than were sent.") from refusal
             raise refusal.error from refusal
         return _unquoted(answer.get("ETag"))
 
-    async def _adopted(self, key: str, parts: Sequence[PartDone], lost: UploadLost) -> str:
+    async def _adopted(
+        self, key: str, parts: Sequence[PartDone], mark: tuple[str, str] | None, lost: UploadLost
+    ) -> str:
+        """Return the ETag that Complete would have told. Some stores show another one for the object afterwards."""
         found = await self.head(key)
         etag = combined_etag(parts)
-        if found is None or found.etag != etag or found.size_bytes != sum(part.size_bytes for part in parts):
+        if found is None or found.size_bytes != sum(part.size_bytes for part in parts):
             raise lost
-        return found.etag
+        # What bears our mark was made by this upload's Complete, and that took no other parts than ours.
+        is_marked = mark is not None and found.metadata.get(mark[0]) == mark[1]
+        if etag is None or (found.etag != etag and not is_marked):
+            raise lost
+        return etag
 
     async def list_parts(self, key: str, upload_id: str) -> Sequence[StoredPart]:
         """Return the parts the store has, by number. Raises: UploadLost; SinkError."""
@@ -259,7 +283,11 @@ class Sink:
                 MaxUploads=_PAGE_MAX,
                 **marker,
             )
-            answer = await self._calls.told("list_multipart_uploads", ask)
+            try:
+                answer = await self._calls.told("list_multipart_uploads", ask)
+            except UploadLost:
+                # So rclone says that a bucket has none.
+                break
             found += [
                 OpenUpload(key=upload["Key"], upload_id=upload["UploadId"], initiated_at=upload["Initiated"])
                 for upload in answer.get("Uploads", ())
@@ -325,6 +353,41 @@ class Sink:
             # Another process was quicker.
             if refusal.code != "BucketAlreadyOwnedByYou":
                 raise refusal.error from refusal
+
+    async def ensure_abort_rule(self, prefix: str, days: int) -> None:
+        """Have the bucket abort uploads under a prefix after so many days, unless it has lifecycle rules already.
+
+        Asked for once: a store that knows no such rules, or does not let us set them, is left as it is.
+        """
+        if self._has_asked_for_rule:
+            return
+        self._has_asked_for_rule = True
+        client = self._calls.client
+        rule: Any = {
+            "ID": "abort-incomplete-uploads",
+            "Status": "Enabled",
+            "Filter": {"Prefix": prefix},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
+        }
+        try:
+            await self._calls.call(
+                "get_lifecycle", partial(client.get_bucket_lifecycle_configuration, Bucket=self.bucket)
+            )
+        except Refusal as refusal:
+            if refusal.code != "NoSuchLifecycleConfiguration":
+                _log.info("the bucket tells no lifecycle rules: %s", refusal.error.message)
+                return
+        else:
+            return
+        put = partial(
+            client.put_bucket_lifecycle_configuration, Bucket=self.bucket, LifecycleConfiguration={"Rules": [rule]}
+        )
+        try:
+            await self._calls.call("put_lifecycle", put)
+        except Refusal as refusal:
+            _log.warning("the bucket takes no rule for uploads left open: %s", refusal.error.message)
+        else:
+            _log.info("the bucket aborts uploads left open for %d days", days)
 
     def presign_get(self, key: str, *, filename: str, expires_s: int) -> str:
         """Return a link that downloads the object under that file name for so long. Opens no connection."""

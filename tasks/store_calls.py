@@ -30,7 +30,7 @@ from multidict import CIMultiDict
 
 from rayhaul.errors import SinkBusy, SinkError, SinkRefused, UploadLost
 from rayhaul.metrics import SINK_REQUESTS, SINK_RETRIES_EXHAUSTED, Meter
-from rayhaul.policy.retry import wait_s
+from rayhaul.policy.retry import RetryBudget, wait_s
 from rayhaul.settings import S3Settings, TransferSettings
 from tasks.source import retry_after_s
 
@@ -111,7 +111,7 @@ def classify(code: str, status: int, *, text: str = "", retry_after_s: float | N
         return SinkBusy(f"The bucket is busy: {told}", retry_after_s=retry_after_s)
     if (status >= 500 and status != 501) or (status == 400 and not code):
         return SinkBusy(f"The bucket failed: {told}", retry_after_s=retry_after_s)
-    return SinkRefused(f"The bucket refuses: {told}")
+    return SinkRefused(f"The bucket refuses: {told}", status=status)
 
 
 class StoreCalls:
@@ -125,6 +125,8 @@ class StoreCalls:
         self._retries = retries
         self._answer_timeout_s = answer_timeout_s
         self._rng = rng
+        #: One for all that this process asks of the store, PUTs included.
+        self.budget = RetryBudget(tokens_max=retries.retries_at_once_max, refill_per_s=retries.retries_per_s)
         self._threads: ThreadPoolExecutor | None = None
 
     async def start(self) -> None:
@@ -222,8 +224,10 @@ class StoreCalls:
                     raise refusal from err
             else:
                 self._meter.inc(SINK_REQUESTS, operation, "ok")
+                self.budget.succeeded()
                 return answer
-            await asyncio.sleep(wait_s(refusal.error.failure(), attempt=attempt, settings=self._retries, rng=self._rng))
+            backoff_s = wait_s(refusal.error.failure(), attempt=attempt, settings=self._retries, rng=self._rng)
+            await asyncio.sleep(max(backoff_s, self.budget.take(asyncio.get_running_loop().time())))
 
 
 def _refusal(operation: str, err: ClientError | BotoCoreError) -> Refusal:

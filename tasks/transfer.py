@@ -4,7 +4,8 @@ Laws of this file:
 1. Checksums are compared before anything is published.
 2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
 3. A range streams straight into its part. Only what has to be hashed in order, comes without a length, or goes up in
-   one PUT is held in memory; all of that within `memory`, and at most two parts of one lease.
+   one PUT is held in memory; all of that within `memory`, and at most two parts of one lease. After a pause of the
+   source that let an upload idle, each connection reads its part before it sends it, within `memory` as well.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ from rayhaul.tracing import Kind, child
 from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
 from tasks.egress import GuardedClient
-from tasks.intake import Intake
+from tasks.intake import Intake, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
+from tasks.links import Refresh
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
 from tasks.stripe import Stripe
@@ -49,6 +51,7 @@ async def transfer(
     clock: Callable[[], float],
     rng: Random,
     stripe: Stripe | None = None,
+    refresh: Refresh | None = None,
 ) -> JobResult | None:
     """Carry out one order and return the published, verified object; None where the commit is for others.
 
@@ -57,10 +60,17 @@ async def transfer(
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
     stripe = stripe or Stripe(order.first_part, order.end_part)
-    tries = Tries(control, settings, meter=sink.meter, rng=rng)
+    tries = Tries(
+        control,
+        settings,
+        meter=sink.meter,
+        rng=rng,
+        sink_budget=sink.budget,
+        source_budget=client.budget_of(order.url, settings),
+    )
     running = _Transfer(
         order,
-        intake=Intake(order, client, control),
+        intake=Intake(order, client, control, refresh=refresh),
         upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
         stripe=stripe,
         control=control,
@@ -108,6 +118,9 @@ class _Transfer:
         self._tries = tries
         self._single_put_bytes_max = settings.single_put_bytes_max
         self._size_bytes_max = settings.size_bytes_of(order.size_bytes_max)
+        self._put_idle_s_max = settings.put_idle_s_max
+        #: Whether parts are read into memory before they are sent.
+        self._reads_ahead = False
         self._memory = memory
         self._held_bytes = 0
         #: Bytes of parts that were read, and so count as progress, but are not in the store yet.
@@ -169,8 +182,28 @@ class _Transfer:
 
     async def _stream(self, number: int, first_byte: int, end_byte: int) -> None:
         with child("part", attributes={"part": number, "bytes": end_byte - first_byte}):
-            async with self._intake.range(first_byte, end_byte) as body:
-                await self._upload.send(number, end_byte - first_byte, body)
+            if self._reads_ahead:
+                await self._send_ahead(number, first_byte, end_byte)
+                return
+            try:
+                async with self._intake.range(first_byte, end_byte) as body:
+                    await self._upload.send(number, end_byte - first_byte, Steady(body, self._put_idle_s_max))
+            except UploadIdle:
+                _log.info("the source makes an upload idle: parts are read before they are sent")
+                self._reads_ahead = True
+                raise
+
+    async def _send_ahead(self, number: int, first_byte: int, end_byte: int) -> None:
+        granted_bytes = await self._hold(end_byte - first_byte)
+        try:
+            data = await self._fetch_range(first_byte, end_byte)
+            try:
+                await self._upload.send(number, len(data), data)
+            except BaseException:
+                self._control.progress(-len(data))
+                raise
+        finally:
+            self._free(granted_bytes)
 
     async def _in_order(self, plan: PartPlan) -> JobResult:
         """Fetch ranges one after the other, hash them, and send each while the next one comes."""

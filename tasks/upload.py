@@ -10,11 +10,12 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from awscrt.checksums import crc64nvme
 
-from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, UploadLost
+from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, SinkRefused, UploadLost
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
 from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
@@ -24,6 +25,7 @@ from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
 from tasks.sink import Sink, StoredPart
 from tasks.store_calls import Overtaken
+from tasks.store_puts import Put
 from tasks.stripe import Stripe
 
 _CONTENT_TYPE = "application/octet-stream"
@@ -60,6 +62,8 @@ class Upload:
         self._replaces: str | None = None
         #: Parts that are in the store and known to be right, by number.
         self.done: dict[int, PartDone] = {}
+        #: Parts of which the store may have other bytes: a try failed on the way there.
+        self._doubtful: set[int] = set()
         #: Earlier parts that the progress counts: at first all that the ledger knows.
         self._counted: Sequence[PartDone] = order.parts_done
 
@@ -97,7 +101,7 @@ class Upload:
         session = self._session
         assert session is not None, "not opened"
         self._control.check()
-        put = await self._sink.put_part(self._order.key, session.upload_id, number, size_bytes, body)
+        put = await self._put_part(session, number, size_bytes, body)
         part = PartDone(
             session_id=session.session_id,
             number=number,
@@ -107,6 +111,18 @@ class Upload:
         )
         self.done[number] = part
         await self._control.parts_done([part])
+
+    async def _put_part(self, session: UploadSession, number: int, size_bytes: int, body: Body) -> Put:
+        try:
+            return await self._sink.put_part(self._order.key, session.upload_id, number, size_bytes, body)
+        except SinkRefused as error:
+            if error.status == HTTPStatus.NOT_IMPLEMENTED and number in self._doubtful:
+                # Rclone passes a first part on as it comes, and takes no other bytes for it: only a new upload helps.
+                raise UploadLost("The bucket has other bytes for a part, and does not let it be sent again.") from error
+            raise
+        except SinkError:
+            self._doubtful.add(number)
+            raise
 
     async def commit(self, *, parts_count: int, sha256: str | None) -> JobResult:
         """Publish the parts as one object and verify it. Raises: ChecksumMismatch; LeaseLost; SinkError."""
@@ -120,7 +136,8 @@ class Upload:
         size_bytes = sum(part.size_bytes for part in parts)
         with child("complete", Kind.CLIENT, {"parts": parts_count, "bytes": size_bytes}):
             await self._agreed(crc)
-            told_etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc)
+            mark = (SESSION, session.session_id)
+            told_etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc, mark=mark)
         with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
             etag = await self._verified(session, parts, told_etag, crc)
         return self._result(size_bytes, etag, crc, sha256=sha256, parts_count=parts_count)

@@ -90,6 +90,11 @@ class Origin:
         self._files[path] = File(seed=seed, size=size, behaviour=Behaviour(**behaviour))  # type: ignore[arg-type]
         return f"{self.base_url}/{quote(path)}"
 
+    def remove(self, path: str) -> None:
+        """Serve the file no more, and forget what was asked for it."""
+        self._files.pop(path, None)
+        self.requests[:] = [request for request in self.requests if request.path != path]
+
     def seen(self, path: str) -> list[Seen]:
         """Return the requests for one file."""
         return [request for request in self.requests if request.path == path]
@@ -212,6 +217,7 @@ class Origin:
                 if reply.body is not None
                 else content_bytes(reply.seed, reply.first + sent, reply.first + stop)
             )
+            piece = _flipped(piece, reply.first + sent, file)
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if "chunked" in reply.framing else piece)
             await writer.drain()
             if behaviour.rate_bytes_per_s is not None:
@@ -220,8 +226,11 @@ class Origin:
         if reply.framing == "chunked":
             writer.write(b"0\r\n\r\n")
 
-    async def _cut(self, writer: asyncio.StreamWriter, how: Literal["fin", "rst"]) -> None:
+    async def _cut(self, writer: asyncio.StreamWriter, how: Literal["fin", "rst", "ragged"]) -> None:
         await writer.drain()
+        if how == "ragged":
+            writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
+            await self._resumed.wait()
         if how == "rst":
             # What was written must have been read before a reset may overtake it: wait for the kernel's queue to empty.
             sock = writer.get_extra_info("socket")
@@ -230,6 +239,13 @@ class Origin:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         raise _Hangup
+
+
+def _flipped(piece: bytes, first: int, file: File | None) -> bytes:
+    at = None if file is None else file.behaviour.flip_at
+    if file is None or at is None or not first <= at < first + len(piece) or not file.strikes():
+        return piece
+    return piece[: at - first] + bytes([piece[at - first] ^ 1]) + piece[at - first + 1 :]
 
 
 def _next_stop(sent: int, body_bytes: int, behaviour: Behaviour) -> int:

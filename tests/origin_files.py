@@ -4,14 +4,18 @@ Nothing here touches a socket; `origin.py` does. Content is a function of (seed,
 many GiB costs no memory.
 """
 
+import base64
 import gzip
 import hashlib
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
+
+from awscrt.checksums import crc32c
 
 LAST_MODIFIED = "Mon, 06 Jan 2025 00:00:00 GMT"
 #: Of the version that follows a change.
@@ -65,6 +69,14 @@ class Behaviour:
     last_modified: str | None = LAST_MODIFIED
     content_type: str = "application/octet-stream"
     content_disposition: str | None = None
+    #: Accept-Ranges; None: not sent; empty: what is true.
+    accept_ranges: str | None = ""
+    #: Sent with every body.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: Digest headers that are sent, with the true values: names of DIGESTS.
+    digests: tuple[str, ...] = ()
+    #: As many servers as answer in turn, each with an ETag of its own (a CDN's edges); the bytes are the same.
+    edges_count: int = 1
 
     #: How a 206 lies in its Content-Range. `short`: serves, and says, one byte less than asked.
     content_range: Literal[
@@ -83,6 +95,10 @@ class Behaviour:
     status: int | None = None
     #: Answered to the first requests, one each; then all is well.
     statuses: tuple[int, ...] = ()
+    #: After so many GETs every one is answered with `status`.
+    status_after: int = 0
+    #: How often each query string is good; then it is answered 403.
+    uses_max: int | None = None
     #: Answered to requests with a Range header.
     ranged_status: int | None = None
     #: Sent with statuses of 400 and above.
@@ -93,7 +109,7 @@ class Behaviour:
     head: bool = True
     #: Request headers (names in lower case) without which the answer is 401.
     needs: Mapping[str, str] = field(default_factory=dict)
-    #: Location to redirect to: a path, an absolute URL, or the file's own URL for a loop.
+    #: Location to redirect to: a path, an absolute URL, or the file's own URL for a loop. `{count}`: the GET's number.
     redirect_to: str | None = None
     redirect_status: int = 302
     #: Whether any request with If-Range is answered 200 with the whole file.
@@ -101,12 +117,15 @@ class Behaviour:
 
     #: Close after so many bytes of a body, and how.
     truncate_after: int | None = None
-    truncate_by: Literal["fin", "rst"] = "fin"
+    #: `ragged`: on TLS, the TCP connection ends without a close_notify.
+    truncate_by: Literal["fin", "rst", "ragged"] = "fin"
+    #: A bit of the byte at this offset of the file is flipped on its way.
+    flip_at: int | None = None
     #: Send nothing after so many bytes of a body until `origin.resume()`. 0: after the headers.
     stall_after: int | None = None
     #: Send nothing at all until `origin.resume()`.
     silent: bool = False
-    #: How often truncation, stall or silence strike; None: always.
+    #: How often truncation, a flipped bit, stall or silence strike; None: always.
     faults_max: int | None = None
     #: Limit of one connection.
     rate_bytes_per_s: int | None = None
@@ -141,6 +160,7 @@ class File:
     behaviour: Behaviour
     gets_count: int = 0
     faults_count: int = 0
+    uses: Counter[str] = field(default_factory=Counter)
 
     def version(self) -> "_Version":
         behaviour = self.behaviour
@@ -148,6 +168,8 @@ class File:
         size = behaviour.size_changed if changed and behaviour.size_changed is not None else self.size
         shows_change = changed and behaviour.validators_change
         mark = f"{self.seed}-{self.size}-{'later' if shows_change else 'first'}"
+        if behaviour.edges_count > 1:
+            mark += f"-edge{self.gets_count % behaviour.edges_count}"
         etag = {"strong": f'"{mark}"', "weak": f'W/"{mark}"', "none": None}[behaviour.etag]
         date = LAST_MODIFIED_LATER if shows_change and behaviour.last_modified else behaviour.last_modified
         return _Version(seed=self.seed + (1_000_000 if changed else 0), size=size, etag=etag, last_modified=date)
@@ -193,9 +215,13 @@ def plan_reply(file: File, request: Seen) -> Reply:
         # RFC 9110 15.3.5: a 204 has no body.
         return Reply(status=refusal, headers=headers, body=b"" if refusal == 204 else b"<html>no</html>")
     if behaviour.redirect_to is not None:
-        return Reply(status=behaviour.redirect_status, headers=(("Location", behaviour.redirect_to),), body=b"")
+        location = behaviour.redirect_to.format(count=file.gets_count)
+        return Reply(status=behaviour.redirect_status, headers=(("Location", location),), body=b"")
     version = file.version()
-    about = [("Content-Type", behaviour.content_type), ("Accept-Ranges", "bytes" if behaviour.ranges else "none")]
+    about = [("Content-Type", behaviour.content_type)]
+    if behaviour.accept_ranges is not None:
+        about += [("Accept-Ranges", behaviour.accept_ranges or ("bytes" if behaviour.ranges else "none"))]
+    about += [*behaviour.headers.items()]
     about += [("ETag", version.etag)] if version.etag else []
     about += [("Last-Modified", version.last_modified)] if version.last_modified else []
     about += [("Content-Disposition", behaviour.content_disposition)] if behaviour.content_disposition else []
@@ -205,6 +231,7 @@ def plan_reply(file: File, request: Seen) -> Reply:
         return Reply(status=200, headers=tuple(about), body=body, framing=behaviour.framing)
     if _wants_range(behaviour, version, request):
         return _ranged(behaviour, version, request, about)
+    about += _digests(behaviour, version, 0, version.size)
     return Reply(
         status=200,
         headers=tuple(about),
@@ -227,7 +254,9 @@ def _refusal(file: File, request: Seen) -> int | None:
         return behaviour.statuses[file.gets_count - 1]
     if behaviour.ranged_status is not None and request.range is not None:
         return behaviour.ranged_status
-    return behaviour.status
+    file.uses[request.query] += 1
+    is_used_up = behaviour.uses_max is not None and file.uses[request.query] > behaviour.uses_max
+    return 403 if is_used_up else behaviour.status if file.gets_count > behaviour.status_after else None
 
 
 def _wants_range(behaviour: Behaviour, version: _Version, request: Seen) -> bool:
@@ -262,6 +291,7 @@ def _ranged(behaviour: Behaviour, version: _Version, request: Seen, about: list[
         about = [("Content-Type", "multipart/byteranges; boundary=x"), *about[1:]]
     elif behaviour.content_range != "missing":
         about = [*about, ("Content-Range", f"{unit} {shown_first}-{shown_end - 1}/{total}")]
+    about += _digests(behaviour, version, first, end)
     return Reply(
         status=206,
         headers=tuple(about),
@@ -271,3 +301,31 @@ def _ranged(behaviour: Behaviour, version: _Version, request: Seen, about: list[
         framing=behaviour.framing,
         content_length_lie=behaviour.content_length_lie,
     )
+
+
+def _digests(behaviour: Behaviour, version: _Version, first: int, end: int) -> list[tuple[str, str]]:
+    """Return the digest headers of an answer with these bytes: of the file, or of what is sent."""
+    whole = (0, version.size)
+    return [
+        (name, write(version.seed, *((first, end) if name == "Content-Digest" else whole)))
+        for name, write in DIGESTS.items()
+        if name in behaviour.digests
+    ]
+
+
+def _hash64(algorithm: str, seed: int, first: int, end: int) -> str:
+    return base64.b64encode(hashlib.new(algorithm, content_bytes(seed, first, end)).digest()).decode()
+
+
+def _crc32c64(seed: int, first: int, end: int) -> str:
+    return base64.b64encode(crc32c(content_bytes(seed, first, end)).to_bytes(4, "big")).decode()
+
+
+#: Header names, and how their values are written for bytes of a content.
+DIGESTS: Mapping[str, Callable[[int, int, int], str]] = {
+    "Repr-Digest": lambda *of: f"sha-256=:{_hash64('sha256', *of)}:, unixsum=:AAA=:",
+    "Content-Digest": lambda *of: f"sha-512=:{_hash64('sha512', *of)}:",
+    "Digest": lambda *of: f"SHA-256={_hash64('sha256', *of)},UNIXsum=30637",
+    "Content-MD5": lambda *of: _hash64("md5", *of),
+    "x-goog-hash": lambda *of: f"crc32c={_crc32c64(*of)},md5={_hash64('md5', *of)}",
+}

@@ -10,10 +10,10 @@ from typing import Self
 
 from aiohttp import web
 
-#: Answers: a status, a status with headers, or one of these words.
+#: Answers: a status, a status with headers, bytes with 200, or one of these words.
 HANG = "hang"
 ENDLESS = "endless"
-Answer = int | str | tuple[int, Mapping[str, str]]
+Answer = int | str | bytes | tuple[int, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,8 @@ class Receiver:
             return await _endless(request)
         if isinstance(answer, tuple):
             return web.Response(status=answer[0], headers=answer[1])
+        if isinstance(answer, bytes):
+            return web.Response(body=answer)
         assert isinstance(answer, int)
         return web.Response(status=answer)
 

@@ -6,9 +6,11 @@ async with StoreProxy(store.settings) as proxy:
 """
 
 import asyncio
+import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from types import TracebackType
 from typing import Literal, Self
 
@@ -18,8 +20,20 @@ from yarl import URL
 
 from rayhaul.settings import S3Settings
 
+#: R2, "Error codes", 10058.
+_TOO_OFTEN = "TooManyRequests"
+
 Operation = Literal[
-    "upload_part", "put_object", "create", "complete", "abort", "list_parts", "list_uploads", "head", "other"
+    "upload_part",
+    "put_object",
+    "create",
+    "complete",
+    "abort",
+    "list_parts",
+    "list_uploads",
+    "head",
+    "lifecycle",
+    "other",
 ]
 
 
@@ -41,6 +55,9 @@ class Fault:
     hang: bool = False
     #: Response headers that do not get through, in lower case.
     hide_headers: tuple[str, ...] = ()
+    #: ListParts does not show this part, and shows one that is not there.
+    hide_part: int | None = None
+    invent_part: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +77,20 @@ class _Planned:
 
 class StoreProxy:
     def __init__(self, settings: S3Settings, *, strict: bool = False) -> None:
-        """`strict`: refuse what R2 refuses: parts of different sizes, and checksum parameters it does not know."""
+        """`strict`: refuse what R2 refuses: parts of different sizes, checksum parameters it does not know, and a key
+        that is written again within `write_every_s`.
+        """
         self._upstream = settings
         self._strict = strict
         self._planned: dict[Operation, list[_Planned]] = defaultdict(list)
         self._sizes: dict[str, dict[int, int]] = defaultdict(dict)
+        self._written_at_s: dict[str, float] = {}
+        self._odds: dict[Operation, Sequence[tuple[float, Fault]]] = {}
+        self._rng = Random(0)
+        #: R2's second between two writes of one key; 0 where tests try again within milliseconds.
+        self.write_every_s = 0.0
+        #: Every connection is reset.
+        self.is_down = False
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -79,10 +105,18 @@ class StoreProxy:
         """Do this to the next `times` requests of that operation (of that part)."""
         self._planned[operation].append(_Planned(fault, times, part))
 
+    def weather(self, rng: Random, odds: Mapping[Operation, Sequence[tuple[float, Fault]]]) -> None:
+        """Do these to requests from now on, each with its probability; what is planned comes first."""
+        self._rng, self._odds = rng, dict(odds)
+
     def reset(self) -> None:
         """Forget requests and faults."""
         self.seen.clear()
         self._planned.clear()
+        self._odds.clear()
+        self._written_at_s.clear()
+        self.write_every_s = 0.0
+        self.is_down = False
 
     def count(self, operation: Operation, part: int | None = None) -> int:
         """Return how many requests of an operation (of one part) were seen."""
@@ -114,6 +148,8 @@ class StoreProxy:
         size_bytes = request.content_length or 0
         key = request.path.partition("/")[2].partition("/")[2]
         self.seen.append(Seen(operation=operation, key=key, part=part, size_bytes=size_bytes))
+        if self.is_down:
+            return _hang_up(request)
         fault = self._due(operation, part)
         if fault.hang:
             await asyncio.Event().wait()
@@ -124,7 +160,8 @@ class StoreProxy:
         if fault.status is not None or refusal is not None:
             async for _ in request.content.iter_any():
                 pass
-            return _error(fault.status or 400, fault.code or refusal or "", fault.headers)
+            status = 429 if refusal == _TOO_OFTEN else 400
+            return _error(fault.status or status, fault.code or refusal or "", fault.headers)
         return await self._forward(request, fault)
 
     def _due(self, operation: Operation, part: int | None) -> Fault:
@@ -132,12 +169,23 @@ class StoreProxy:
             if planned.times > 0 and planned.part in {None, part}:
                 planned.times -= 1
                 return planned.fault
+        dice = self._rng.random()
+        for probability, fault in self._odds.get(operation, ()):
+            if dice < probability:
+                return fault
+            dice -= probability
         return Fault()
 
     def _refusal(self, operation: Operation, request: web.Request, part: int | None, size_bytes: int) -> str | None:
         """Return the code with which R2 would refuse this; None where it would not."""
         if not self._strict:
             return None
+        if operation in {"put_object", "complete"}:
+            now_s = asyncio.get_running_loop().time()
+            before_s = self._written_at_s.get(request.path)
+            self._written_at_s[request.path] = now_s
+            if before_s is not None and now_s - before_s < self.write_every_s:
+                return _TOO_OFTEN
         upload_id = request.rel_url.query.get("uploadId", "")
         if operation == "upload_part" and part is not None:
             self._sizes[upload_id][part] = size_bytes
@@ -164,7 +212,7 @@ class StoreProxy:
             data=body if request.can_read_body else None,
             allow_redirects=False,
         ) as answer:
-            content = await answer.read()
+            content = _listed(await answer.read(), fault)
             if fault.drop_answer:
                 return _hang_up(request)
             kept = answer.headers.copy()
@@ -175,21 +223,22 @@ class StoreProxy:
             return web.Response(status=answer.status, headers=kept, body=content or None)
 
 
+#: By method: the operation that a parameter of the query shows; None: any.
+_KINDS: Mapping[str, Sequence[tuple[str | None, Operation]]] = {
+    "PUT": (("partNumber", "upload_part"), (None, "put_object")),
+    "POST": (("uploads", "create"), ("uploadId", "complete")),
+    "DELETE": (("uploadId", "abort"),),
+    "GET": (("uploadId", "list_parts"), ("uploads", "list_uploads")),
+    "HEAD": ((None, "head"),),
+}
+
+
 def _operation(method: str, query: Mapping[str, str]) -> Operation:
     names = set(query)
-    match method:
-        case "PUT":
-            return "upload_part" if "partNumber" in names else "put_object"
-        case "POST":
-            return "create" if "uploads" in names else "complete" if "uploadId" in names else "other"
-        case "DELETE":
-            return "abort" if "uploadId" in names else "other"
-        case "GET":
-            return "list_parts" if "uploadId" in names else "list_uploads" if "uploads" in names else "other"
-        case "HEAD":
-            return "head"
-        case _:
-            return "other"
+    if "lifecycle" in names:
+        return "lifecycle"
+    kinds = _KINDS.get(method, ())
+    return next((operation for name, operation in kinds if name is None or name in names), "other")
 
 
 def _error(status: int, code: str, headers: dict[str, str]) -> web.Response:
@@ -201,6 +250,21 @@ def _hang_up(request: web.Request) -> web.Response:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
+
+
+def _listed(content: bytes, fault: Fault) -> bytes:
+    """Return a list of parts as the fault shows it; anything else as it is."""
+    if fault.hide_part is not None:
+        content = re.sub(
+            rb"<Part>(?:(?!</Part>).)*<PartNumber>%d</PartNumber>.*?</Part>" % fault.hide_part,
+            b"",
+            content,
+            flags=re.DOTALL,
+        )
+    if fault.invent_part is not None:
+        told = b"<Part><PartNumber>%d</PartNumber><ETag>%b</ETag><Size>5242880</Size></Part>"
+        content = content.replace(b"</ListPartsResult>", told % (fault.invent_part, b"0" * 32) + b"</ListPartsResult>")
+    return content
 
 
 async def _read_up_to(content: aiohttp.StreamReader, bytes_count: int) -> None:

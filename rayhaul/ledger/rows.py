@@ -71,6 +71,7 @@ def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Value
         # Where a redirect led: often a link that was signed for us.
         "final_url": sealer.seal(metadata.final_url, f"final URL of {job_id}"),
         "fetch_ms": metadata.fetch_ms,
+        "digest": metadata.digest,
     }
 
 

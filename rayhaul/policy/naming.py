@@ -69,6 +69,10 @@ def content_disposition(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{extended}"
 
 
+#: As `rayhaul.ids` makes them.
+_JOB_ID = re.compile(r"job_[0-9a-hjkmnp-tv-z]{26}")
+
+
 def object_key(prefix: str, job_id: str, wanted_key: str | None, filename: str) -> str:
     """Return the key of a job's object: `{prefix}{wanted}`, else `{prefix}{job_id}/{filename}`.
 
@@ -77,6 +81,16 @@ def object_key(prefix: str, job_id: str, wanted_key: str | None, filename: str) 
     key = f"{prefix}{wanted_key}" if wanted_key is not None else f"{prefix}{job_id}/{filename}"
     check_key(key)
     return key
+
+
+def job_of_key(prefix: str, key: str) -> str | None:
+    """Return the id of the only job that can have this key; None of a key that a caller named.
+
+    >>> job_of_key("in/", "in/job_01kfa2v6s0e8m3q5w7y9b1d3f5/a.iso"), job_of_key("in/", "in/a.iso")
+    ('job_01kfa2v6s0e8m3q5w7y9b1d3f5', None)
+    """
+    first, slash, _ = key.removeprefix(prefix).partition("/")
+    return first if slash and key.startswith(prefix) and _JOB_ID.fullmatch(first) else None
 
 
 def check_key(key: str) -> None:

@@ -6,6 +6,7 @@ Part numbers run from 1; ranges are half-open. Cloudflare R2 refuses parts of di
 from dataclasses import dataclass
 
 from rayhaul.errors import SourceTooLarge
+from rayhaul.job import JobSpec, Metadata
 
 MIB = 1024**2
 GIB = 1024**3
@@ -61,6 +62,18 @@ def byte_range(plan: PartPlan, number: int) -> tuple[int, int]:
     assert 1 <= number <= plan.parts_count, number
     first = (number - 1) * plan.part_bytes
     return first, min(plan.size_bytes, first + plan.part_bytes)
+
+
+def expected_checksum(spec: JobSpec, metadata: Metadata, *, digest_bytes_max: int) -> str | None:
+    """Return the checksum that the object must have: the caller's, else the one that the source tells of the file.
+
+    A source's digest has to be computed in order, so one agent moves the file alone: a larger file than
+    `digest_bytes_max` is not compared with it. In one stream the bytes come in order anyway (tasks/source.py).
+    """
+    if spec.checksum is not None:
+        return spec.checksum
+    is_worth_it = metadata.size_bytes is not None and metadata.size_bytes <= digest_bytes_max
+    return metadata.digest if is_worth_it else None
 
 
 def _ceil_div(dividend: int, divisor: int) -> int:

@@ -47,6 +47,38 @@ def wait_s(failure: Failure, *, attempt: int, settings: TransferSettings, rng: r
     return max(backoff, min(failure.retry_after_s or 0.0, RETRY_AFTER_S_MAX))
 
 
+class RetryBudget:
+    """How many second tries one endpoint is asked to bear, from all that one process does with it.
+
+    A token bucket: a retry takes a token, and where there is none it waits its turn. Time brings `refill_per_s` tokens,
+    and each success a tenth of one, so a healthy endpoint hardly ever makes anybody wait, and one that is down sees a
+    steady trickle in place of every transfer's five tries at once. Nothing is given up for want of a token.
+    Source: AWS Builders' Library, "Timeouts, retries and backoff with jitter" (there, retries are dropped).
+    """
+
+    #: Of a retry, for each success: at most so many more requests than without retries.
+    SHARE = 0.1
+
+    def __init__(self, *, tokens_max: float, refill_per_s: float) -> None:
+        assert tokens_max >= 1 and refill_per_s > 0, (tokens_max, refill_per_s)  # noqa: PT018 - one range
+        self._tokens_max = tokens_max
+        self._refill_per_s = refill_per_s
+        self._tokens = tokens_max
+        self._seen_at_s: float | None = None
+
+    def succeeded(self) -> None:
+        self._tokens = min(self._tokens_max, self._tokens + self.SHARE)
+
+    def take(self, now_s: float) -> float:
+        """Take a token for one retry; return how long it has to wait for its turn, in seconds."""
+        if self._seen_at_s is not None:
+            brought = max(0.0, now_s - self._seen_at_s) * self._refill_per_s
+            self._tokens = min(self._tokens_max, self._tokens + brought)
+        self._seen_at_s = now_s
+        self._tokens -= 1
+        return max(0.0, -self._tokens / self._refill_per_s)
+
+
 def decide(
     failure: Failure, *, attempt: int, settings: TransferSettings, now: datetime, rng: random.Random
 ) -> Again | GiveUp:

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from control_rig import EVERYTHING, HandAgent, Rig, rig_with
 from actors.ports import Command
 from rayhaul.errors import AgentLost, Failure, SourceBusy, SourceChanged
 from rayhaul.job import JobStatus
-from rayhaul.lease import Lease, SessionState, TransferOrder
+from rayhaul.lease import Lease, SessionState, Swept, TransferOrder
 from rayhaul.metrics import FENCED_WRITES
 from rayhaul.settings import MIB
 
@@ -184,19 +186,48 @@ async def test_waiting_jobs_come_first() -> None:
         assert first.asked
 
 
+async def test_stripes_are_all_told_what_they_have_to_know_of_the_source() -> None:
+    """Where fresh links come from, and the checksum by which edges with ETags of their own may be combined."""
+    hook, checksum = "https://hook.example/fresh", "crc64nvme:AAAAAAAAAAA="
+    async with scene() as (rig, _):
+        job_id = await large(rig, refresh_webhook=hook, checksum=checksum)
+        orders = [order for _, order in await widened(rig, job_id)]
+        assert [(order.refresh_webhook, order.checksum) for order in orders] == [(hook, checksum)] * 3
+
+
+async def test_a_sweep_leaves_the_upload_of_stripes_alone() -> None:
+    """Whoever holds the stripes by now, and however old the upload is; a second one beside it goes."""
+    async with scene() as (rig, _):
+        job_id = await large(rig)
+        (first, one), (second, two), _ = await widened(rig, job_id)
+        await send_all(rig, first, one, end_part=two.first_part)
+        session = rig.book.open_session(job_id)
+        assert session is not None
+        old = replace(session, state=SessionState.ABORTING, created_at=session.created_at - timedelta(hours=2))
+        seen = [replace(old, session_id=rig.new_id("ses"), upload_id=name) for name in (session.upload_id, "stray")]
+        second.tell(Swept(notice_id=rig.new_id("note"), order_id="sweep_1", uploads=tuple(seen)))
+        await rig.beat()
+        await rig.tick()
+        aborts = [order.upload_id for agent in rig.pool.lives.values() for order in agent.aborts]
+        assert aborts == ["stray"]
+        stands = rig.book.open_session(job_id)
+        assert stands is not None
+        assert stands.upload_id == session.upload_id
+
+
 @pytest.mark.parametrize(
-    "facts",
-    [{"checksum": f"sha256:{'0' * 64}"}, {"connections": 32}],
-    ids=["read in order", "all connections that the origin is to bear"],
+    ("facts", "told"),
+    [({"checksum": f"sha256:{'0' * 64}"}, {}), ({}, {"digest": f"sha256:{'0' * 64}"}), ({"connections": 32}, {})],
+    ids=["read in order", "read in order for the source's digest", "all connections that the origin is to bear"],
 )
-async def test_jobs_that_stay_on_one_agent(facts: dict[str, Any]) -> None:
+async def test_jobs_that_stay_on_one_agent(facts: dict[str, Any], told: dict[str, Any]) -> None:
     """Nobody is asked."""
     async with scene() as (rig, _):
         (job_id,) = await rig.submit(**{"connections": 1, **facts})
         await rig.tick()
         for agent in rig.pool.lives.values():
             for order in agent.probes:
-                agent.tell_found(order, size_bytes=100 * PART)
+                agent.tell_found(order, size_bytes=100 * PART, **told)
         await rig.beat()
         await rig.beat()
         first, _ = await opened(rig, job_id)

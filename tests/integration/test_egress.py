@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fetching import SEED, SIZE, Canary, Connect, ScriptedNames, ask, connecting, read_range, read_whole
+from fetching import SEED, SIZE, Canary, Connect, ScriptedNames, ask, connecting, pinned, read_range, read_whole
 from origin import Origin, content_bytes
 
 from rayhaul.errors import (
@@ -21,6 +21,7 @@ from rayhaul.errors import (
     InvalidRequest,
     SourceRefused,
     SourceTimeout,
+    SourceTruncated,
     SourceUnreachable,
 )
 from rayhaul.metrics import EGRESS_DENIED, Meter
@@ -347,6 +348,20 @@ async def test_tls_source(connect: Connect, tls_origin: Origin, certificate: Pat
     pin = await ask(client, url)
     assert await read_range(client, url, pin, 5, 200_000) == content_bytes(SEED, 5, 200_000)
     assert await read_whole(client, url, pin) == content_bytes(SEED, 0, SIZE)
+
+
+async def test_tls_that_ends_without_saying_so(connect: Connect, tls_origin: Origin, certificate: Path) -> None:
+    """A TLS connection that ends without a close_notify was cut: a body that only its end completes is not complete."""
+    client = connect(tls_origin.host_port, tls=ssl.create_default_context(cafile=certificate))
+    for framing in ("length", "chunked", "close"):
+        url = tls_origin.add(
+            "f.bin", size=SIZE, seed=SEED, ranges=False, framing=framing, truncate_after=1000, truncate_by="ragged"
+        )
+        with pytest.raises(SourceTruncated):
+            await read_whole(client, url, pinned(tls_origin, size_bytes=None))
+    for size in (10, SIZE):
+        url = tls_origin.add("f.bin", size=size, seed=SEED, ranges=False, framing="close")
+        assert await read_whole(client, url, pinned(tls_origin, size_bytes=None)) == content_bytes(SEED, 0, size)
 
 
 async def test_redirect_may_not_leave_tls(

@@ -81,6 +81,10 @@ async def test_probe_of_a_good_file(origin: Origin, client: GuardedClient) -> No
         ({"ranged_status": 405}, SIZE, False),
         ({"ranged_status": 416}, SIZE, False),
         ({"ranged_status": 501}, SIZE, False),
+        # Accept-Ranges is advice: neither its absence nor its promise proves anything (RFC 9110 14.3).
+        ({"accept_ranges": None}, SIZE, True),
+        ({"accept_ranges": "none"}, SIZE, True),
+        ({"accept_ranges": "bytes", "ranges": False}, SIZE, False),
     ],
 )
 async def test_probe_of_an_odd_file(
@@ -91,6 +95,26 @@ async def test_probe_of_an_odd_file(
     assert (metadata.size_bytes, metadata.rangeable) == (size, rangeable)
     assert (metadata.etag or "").startswith({"weak": "W/", "none": ""}.get(behaviour.get("etag", ""), '"'))
     assert client._meter.snapshot().counters.get((SOURCE_BYTES.name, ()), 0) == 0, "a body was read"
+
+
+@pytest.mark.parametrize(
+    ("last_modified", "kept"),
+    [
+        (LAST_MODIFIED, True),
+        ("Tue, 07 Jan 2025 23:59:59 GMT", True),
+        # The second in which the origin answers: another change may follow within it.
+        ("Wed, 08 Jan 2025 00:00:00 GMT", False),
+        ("Wed, 08 Jan 2025 09:00:00 GMT", False),
+        ("yesterday", False),
+        (None, False),
+    ],
+)
+async def test_a_date_that_may_repeat_is_no_validator(
+    origin: Origin, client: GuardedClient, last_modified: str | None, *, kept: bool
+) -> None:
+    """Last-Modified tells versions apart only where it is a second older than Date (RFC 9110 8.8.2.2)."""
+    metadata = await ask(client, origin.add("f.bin", size=SIZE, seed=SEED, last_modified=last_modified))
+    assert metadata.last_modified == (last_modified if kept else None)
 
 
 async def test_probe_of_an_empty_file(origin: Origin, client: GuardedClient) -> None:

@@ -23,7 +23,7 @@ from rayhaul.errors import (
 from rayhaul.metrics import SOURCE_BYTES, Meter
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.egress import GuardedClient
-from tasks.source import RangeIgnored, open_range, open_whole
+from tasks.source import LinkExpired, RangeIgnored, VersionUnclear, open_range, open_whole
 
 
 @pytest.fixture
@@ -71,6 +71,9 @@ SHORT_206 = (
     b'ETag: "5-300000-first"\r\nContent-Length: 10\r\n\r\n0123456789'
 )
 
+#: Refuses the range and tells how long the file is.
+UNSATISFIED = b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */%d\r\nContent-Length: 0\r\n\r\n"
+
 
 @pytest.mark.parametrize(
     ("behaviour", "error"),
@@ -91,8 +94,13 @@ SHORT_206 = (
         ({"changes_after": 0, "ranges": False}, SourceChanged),
         ({"changes_after": 0, "validators_change": False, "size_changed": SIZE + 1}, SourceChanged),
         ({"changes_after": 0, "validators_change": False, "size_changed": 50}, SourceChanged),
-        ({"etag": "weak"}, SourceChanged),
+        ({"etag": "weak"}, VersionUnclear),
+        ({"edges_count": 2}, VersionUnclear),
+        ({"edges_count": 2, "last_modified": None}, SourceChanged),
+        ({"changes_after": 0, "last_modified": None}, SourceChanged),
         ({"status": 416}, SourceChanged),
+        ({"raw": UNSATISFIED % SIZE}, RangeIgnored),
+        ({"raw": UNSATISFIED % (SIZE - 1)}, SourceChanged),
         ({"surplus_bytes": 1, "framing": "chunked"}, SourceChanged),
         ({"truncate_after": 99, "framing": "chunked"}, SourceTruncated),
         ({"truncate_after": 99, "framing": "chunked", "truncate_by": "rst"}, SourceTruncated),
@@ -192,6 +200,59 @@ async def test_if_range_that_a_cdn_misreads(origin: Origin, client: GuardedClien
     url = origin.add("f.bin", size=SIZE, seed=SEED, if_range_quirk=True)
     assert await read_range(client, url, pinned(origin), 5, 9) == content_bytes(SEED, 5, 9)
     assert ["if-range" in seen.headers for seen in origin.requests] == [True, False]
+
+
+async def test_edges_with_etags_of_their_own(origin: Origin, client: GuardedClient) -> None:
+    """Servers that tag the same file differently: one answer is one version, and ranges count with a checksum."""
+    url = origin.add("f.bin", size=SIZE, seed=SEED, edges_count=3)
+    pin = await ask(client, url)
+    assert await read_whole(client, url, pin) == content_bytes(SEED, 0, SIZE)
+    for first in (0, 1000, 2000):
+        async with open_range(
+            client, url=url, headers={}, pin=pin, first_byte=first, end_byte=first + 1000, checksum_tells=True
+        ) as body:
+            assert b"".join([piece async for piece in body]) == content_bytes(SEED, first, first + 1000)
+    with pytest.raises(VersionUnclear):
+        await asyncio.gather(*(read_range(client, url, pin, 0, 1000) for _ in range(2)))
+
+
+async def test_slow_source_is_left(origin: Origin, connect: Connect) -> None:
+    """A source that drips is given up after the window; one that is slow but fast enough is not."""
+    url = origin.add("f.bin", size=SIZE, seed=SEED, rate_bytes_per_s=100)
+    limits = SourceSettings(speed_bytes_per_s_min=10_000, speed_window_s=0.3)
+    with pytest.raises(SourceStalled, match="less than 10000 bytes per second"):
+        await read_range(connect(source=limits), url, pinned(origin), 0, 50_000)
+    url = origin.add("f.bin", size=SIZE, seed=SEED, rate_bytes_per_s=1_000_000)
+    client = connect(source=SourceSettings(speed_bytes_per_s_min=50_000, speed_window_s=0.1))
+    assert await read_whole(client, url, pinned(origin)) == content_bytes(SEED, 0, SIZE)
+
+
+async def test_our_own_pauses_are_not_the_sources(origin: Origin, connect: Connect) -> None:
+    """Only the time spent waiting for the source counts against its speed."""
+    limits = SourceSettings(speed_bytes_per_s_min=500_000, speed_window_s=0.2, read_buffer_bytes=16_384)
+    url = origin.add("f.bin", size=SIZE, seed=SEED)
+    async with open_whole(connect(source=limits), url=url, headers={}, pin=pinned(origin)) as body:
+        got = bytearray()
+        async for piece in body:
+            got += piece
+            await asyncio.sleep(0.1)
+    assert got == content_bytes(SEED, 0, SIZE)
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
+async def test_expired_link_of_a_redirect_is_made_anew(origin: Origin, client: GuardedClient, status: int) -> None:
+    """Behind a redirect a refusal may pass, for the next request begins at the original URL; else it is final."""
+    target = origin.add("signed", size=SIZE, seed=SEED, statuses=(status,))
+    url = origin.add("f.bin", redirect_to="/signed?n={count}")
+    with pytest.raises(LinkExpired) as expired:
+        await read_range(client, url, pinned(origin), 0, 10)
+    assert (expired.value.retryable, expired.value.code) == (True, "source_refused")
+    assert await read_range(client, url, pinned(origin), 0, 10) == content_bytes(SEED, 0, 10)
+    assert [seen.query for seen in origin.seen("signed")] == ["n=1", "n=2"]
+    origin.add("signed", size=SIZE, statuses=(status,))
+    with pytest.raises((SourceRefused, SourceNotFound)) as final:
+        await read_range(client, target, pinned(origin), 0, 10)
+    assert not final.value.retryable
 
 
 async def test_change_between_ranges(origin: Origin, client: GuardedClient) -> None:

@@ -8,7 +8,7 @@ from reference import ReferenceLedger
 from actors.draft import Draft
 from actors.loop import Loop
 from actors.scheduler import Scheduler
-from rayhaul.lease import Aborted, Notice, Probed, ProbeFailed
+from rayhaul.lease import Aborted, Notice, Probed, ProbeFailed, Swept
 from rayhaul.ledger.base import Batch, LedgerState
 
 
@@ -16,7 +16,7 @@ class Fenceless(Scheduler):
     """Takes a notice for what it says of a job, under whichever lease it was said."""
 
     def _hear_notice(self, draft: Draft, notice: Notice) -> bool:
-        if not isinstance(notice, Probed | ProbeFailed | Aborted) and draft.lease(notice.lease_id) is None:
+        if not isinstance(notice, Probed | ProbeFailed | Aborted | Swept) and draft.lease(notice.lease_id) is None:
             for lease in draft.leases_of_job(notice.job_id):
                 notice = replace(notice, lease_id=lease.lease_id, epoch=lease.epoch)
         return super()._hear_notice(draft, notice)

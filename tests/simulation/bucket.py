@@ -15,6 +15,7 @@ from rayhaul.lease import PartDone
 class Upload:
     key: str
     job_id: str
+    created_at_s: float = 0.0
     #: ETags by part number.
     parts: dict[int, str] = field(default_factory=dict)
 
@@ -55,9 +56,9 @@ class Bucket:
     published: Counter[str] = field(default_factory=Counter)
     refuses: bool = False
 
-    def create(self, upload_id: str, key: str, job_id: str) -> None:
+    def create(self, upload_id: str, key: str, job_id: str, now_s: float) -> None:
         self._allow()
-        self.uploads[upload_id] = Upload(key, job_id)
+        self.uploads[upload_id] = Upload(key, job_id, now_s)
 
     def put_part(self, upload_id: str, number: int, etag: str) -> None:
         """Raises: UploadLost."""

@@ -35,6 +35,8 @@ from rayhaul.lease import (
     SessionOpened,
     SessionState,
     StripeDone,
+    SweepOrder,
+    Swept,
     TransferOrder,
     Transferred,
     Trimmed,
@@ -251,6 +253,8 @@ class SimAgent:
                 self._say(hand, self._probe(order), last=True)
             case AbortOrder() as order:
                 self._abort(key, hand, order)
+            case SweepOrder() as order:
+                self._say(hand, self._swept(order), last=True)
             case TransferOrder() as order:
                 if self.around.happens(self.around.odds.transfer_stalls):
                     self.around.note(f"{self} gets stuck with {order.lease_id}")
@@ -267,6 +271,25 @@ class SimAgent:
             return
         told = Aborted(notice_id=self.around.new_id("n"), session_id=order.session_id, job_id=order.context.job_id)
         self._say(hand, told, last=True)
+
+    def _swept(self, order: SweepOrder) -> Notice:
+        around = self.around
+        uploads = [
+            UploadSession(
+                session_id=around.new_id("s"),
+                job_id=upload.job_id,
+                bucket="b",
+                key=upload.key,
+                upload_id=upload_id,
+                part_bytes=0,
+                size_bytes=None,
+                state=SessionState.ABORTING,
+                created_at=utc(upload.created_at_s),
+            )
+            for upload_id, upload in around.bucket.uploads.items()
+            if upload.created_at_s <= around.now_s - order.age_s_min
+        ]
+        return Swept(notice_id=around.new_id("n"), order_id=order.order_id, uploads=tuple(uploads))
 
     def _probe(self, order: ProbeOrder) -> Notice:
         around = self.around
@@ -360,7 +383,7 @@ class SimAgent:
         if around.happens(around.odds.poisoned):
             around.poisoned.add(ids["notice_id"])
             hand.upload_id += _UNSTORABLE
-        around.bucket.create(hand.upload_id, order.key, order.context.job_id)
+        around.bucket.create(hand.upload_id, order.key, order.context.job_id, around.now_s)
         hand.session_id = around.new_id("session")
         session = UploadSession(
             session_id=hand.session_id,

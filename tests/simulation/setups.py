@@ -15,6 +15,7 @@ from rayhaul.settings import (
     QueueSettings,
     ScalingSettings,
     Settings,
+    SweepSettings,
     TransferSettings,
 )
 
@@ -75,6 +76,7 @@ class Setup:
                     park_s_max=30,
                     requeues_max=self.requeues_max,
                 ),
+                "sweep": SweepSettings(interval_s=25, age_s_min=20),
                 "transfer": TransferSettings(
                     attempts_max=self.attempts_max, retry_cap_s=5, stripe_parts_min=self.stripe_parts_min
                 ),

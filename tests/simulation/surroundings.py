@@ -7,7 +7,7 @@ from random import Random
 from bucket import Bucket, Sources
 from weather import Odds
 
-from rayhaul.lease import AbortOrder, Notice, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import AbortOrder, Notice, Order, ProbeOrder, SweepOrder, TransferOrder
 
 SLOTS = 3
 PROBE_SLOTS = 4
@@ -43,7 +43,7 @@ class Surroundings:
 
 def key_of(order: Order) -> str:
     match order:
-        case ProbeOrder():
+        case ProbeOrder() | SweepOrder():
             return order.order_id
         case TransferOrder():
             return order.lease_id

@@ -2,13 +2,14 @@
 
 import random
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhaul.errors import Failure, Fault
-from rayhaul.policy.retry import RETRY_AFTER_S_MAX, Again, GiveUp, backoff_s, decide, wait_s
+from rayhaul.policy.retry import RETRY_AFTER_S_MAX, Again, GiveUp, RetryBudget, backoff_s, decide, wait_s
 from rayhaul.settings import TransferSettings
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -64,3 +65,32 @@ def test_decide_gives_up_after_the_last_attempt(attempt: int, retryable: bool, s
         assert 0.5 <= (verdict.at - NOW).total_seconds() <= SETTINGS.retry_cap_s
     else:
         assert verdict == GiveUp()
+
+
+def test_a_healthy_endpoint_never_waits() -> None:
+    """A failure in ten, for ever: each success brings a tenth of a retry."""
+    budget = RetryBudget(tokens_max=10, refill_per_s=0.001)
+    for turn in range(1000):
+        for _ in range(10):
+            budget.succeeded()
+        assert budget.take(float(turn)) == 0
+
+
+@given(gaps=st.lists(st.floats(0, 3), min_size=30, max_size=60))
+def test_an_endpoint_that_is_down_sees_a_trickle(gaps: list[float]) -> None:
+    """Whenever retries are asked for, in no span of time start more of them than the burst and what it brought."""
+    budget, now_s, starts = RetryBudget(tokens_max=8, refill_per_s=2), 0.0, []
+    for gap in gaps:
+        now_s += gap / 10
+        starts.append(now_s + budget.take(now_s))
+    assert all(later >= earlier - 1e-9 for earlier, later in pairwise(starts)), "turns are kept"
+    for begin in range(0, len(starts), 5):
+        for end in range(begin, len(starts), 5):
+            assert end - begin + 1 <= 8 + 2 * (starts[end] - starts[begin]) + 1.001
+
+
+def test_a_budget_fills_up_to_its_burst_alone() -> None:
+    """After a long silence there are as many tokens as at first, and a clock that steps back brings none."""
+    budget = RetryBudget(tokens_max=2, refill_per_s=1)
+    for at_s, waited_s in ((0.0, 0.0), (0.0, 0.0), (0.0, 1.0), (100.0, 0.0), (100.0, 0.0), (100.0, 1.0), (0.0, 2.0)):
+        assert budget.take(at_s) == waited_s

@@ -1,0 +1,90 @@
+"""Uploads that are nobody's are found in a real bucket and aborted; those of others stay."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inprocess import quick_settings, running_service
+from origin import Origin
+from store_proxy import Fault, StoreProxy
+
+from rayhaul.client.aio import AsyncClient
+from rayhaul.ids import IdFactory
+from rayhaul.metrics import Meter
+from rayhaul.settings import S3Settings, SweepSettings
+from serve_app.seaweed import Seaweed
+from tasks.sink import Sink
+
+ABOUT: Mapping[str, Any] = {"content_type": "text/plain", "filename": "f", "metadata": {}}
+
+
+@pytest.fixture
+def s3(store: Seaweed) -> S3Settings:
+    """The store under a prefix of this test's own."""
+    return store.settings.model_copy(update={"prefix": f"sweep-{uuid.uuid4()}/"})
+
+
+@pytest.fixture
+async def sink(s3: S3Settings) -> AsyncIterator[Sink]:
+    async with Sink(s3, meter=Meter(), connections_max=4) as sink:
+        yield sink
+
+
+async def test_f29_an_upload_that_nobody_was_told_of(s3: S3Settings, sink: Sink, tmp_path: Path) -> None:
+    """An agent that dies between Create and its word leaves an upload: one sweep later it is gone, others are not."""
+    settings = quick_settings(s3, sweep=SweepSettings(interval_s=0.5, age_s_min=1))
+    async with Origin() as origin, running_service(tmp_path, settings, agents=1) as service:
+        async with AsyncClient(service.url, service.alice) as client:
+            job = await client.submit(origin.add("f.bin", size=1000, seed=7))
+            assert (await client.wait(job.id, timeout_s=60)).result is not None
+        left = f"{s3.prefix}{job.id}/f.bin"
+        await sink.create(left, **ABOUT)
+        foreign, named = f"{s3.prefix}{IdFactory()('job')}/f.bin", f"{s3.prefix}named/f.bin"
+        for key in (foreign, named):
+            await sink.create(key, **ABOUT)
+        async with asyncio.timeout(60):
+            while left in {upload.key for upload in await sink.list_uploads(s3.prefix)}:
+                await asyncio.sleep(0.1)
+        # Another look, and nothing more.
+        await asyncio.sleep(1.5)
+        assert {upload.key for upload in await sink.list_uploads(s3.prefix)} == {foreign, named}
+        assert await sink.head(left) is not None, "the object under the same key is the job's own"
+        async with asyncio.timeout(60):
+            while (await service.ledger.state()).sessions:
+                await asyncio.sleep(0.1)
+
+
+async def test_the_bucket_s_own_rule(s3: S3Settings) -> None:
+    """Where the bucket has no rules, one is set; what stands there is not touched, and is asked for once."""
+    async with StoreProxy(s3) as proxy, Sink(proxy.settings, meter=Meter(), connections_max=4) as far:
+        await far.put(f"{s3.prefix}x", 1, b"x", replaces=None, **ABOUT)
+        upload_id = await far.create(f"{s3.prefix}open", **ABOUT)
+        for _ in range(2):
+            await far.ensure_abort_rule(s3.prefix, 7)
+        assert 1 <= proxy.count("lifecycle") <= 2
+        assert await far.head(f"{s3.prefix}x") is not None
+        (upload,) = await far.list_uploads(f"{s3.prefix}open")
+        assert upload.upload_id == upload_id
+        assert upload.initiated_at <= datetime.now(UTC)
+        await far.abort(upload.key, upload.upload_id)
+
+
+@pytest.mark.parametrize(
+    ("answer", "requests"),
+    [
+        (Fault(status=404, code="NoSuchLifecycleConfiguration"), 2),
+        (Fault(status=501, code="NotImplemented"), 1),
+        (Fault(status=403, code="AccessDenied"), 1),
+    ],
+)
+async def test_rules_are_set_only_where_there_are_none(s3: S3Settings, answer: Fault, requests: int) -> None:
+    """A bucket that has rules, or does not let us ask, keeps what it has; a refusal to set one is borne."""
+    async with StoreProxy(s3) as proxy, Sink(proxy.settings, meter=Meter(), connections_max=4) as far:
+        proxy.fail("lifecycle", answer)
+        proxy.fail("lifecycle", Fault(status=400, code="MalformedXML"))
+        await far.ensure_abort_rule(s3.prefix, 7)
+        assert proxy.count("lifecycle") == requests
