@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rayhaul tasks actors serve_app dashboards tests bench
 
-.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup bench simulate simulate-faults dashboards fuzz audit sbom docs clean
+.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup nulls soak bench simulate simulate-faults dashboards fuzz audit sbom docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -75,6 +75,12 @@ drill: $(VENV)/.dev ## slow drills: large files, faults one after the other
 
 drill-rayup: $(VENV)/.dev ## `ray up` for real, on three hosts made of network namespaces (root; Debian's openssh-server, rsync)
 	$(BIN)/pytest tests/cluster/test_rayup.py -m drill -s
+
+nulls: $(VENV)/.dev ## switch off each check that keeps wrong bytes out: its test must go red
+	$(BIN)/python tests/nulls.py
+
+soak: $(VENV)/.dev ## SOAK_S seconds (1800) under a random mix of origin and store faults; prints its SEED
+	$(BIN)/python tests/soak/soak.py
 
 bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/results/*.json and prints tables
 	$(BIN)/python -m bench.scheduler

@@ -1,0 +1,168 @@
+"""Checks that keep wrong bytes out, each with a way to switch it off: a plugin for pytest, used by `nulls.py` alone.
+
+RAYHAUL_NULL=coding pytest -p null_checks tests/integration/test_probe.py
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import actors.draft
+import rayhaul.policy.retry
+import tasks.checksum
+import tasks.digests
+import tasks.egress
+import tasks.guard
+import tasks.intake
+import tasks.outgoing
+import tasks.probe
+import tasks.sink
+import tasks.source
+import tasks.speed
+import tasks.store_calls
+import tasks.upload
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    """A check, what stands in its place when it is off, and a test that must then fail."""
+
+    check: str
+    switch: Callable[[], None]
+    test: str
+
+
+def _is(owner: Any, name: str, instead: Any) -> Callable[[], None]:
+    return lambda: setattr(owner, name, instead)
+
+
+def _everywhere(name: str, instead: Any, *owners: Any) -> Callable[[], None]:
+    def switch() -> None:
+        for owner in owners:
+            setattr(owner, name, instead)
+
+    return switch
+
+
+def _unbounded() -> None:
+    """Let a body end wherever it ends."""
+    made = tasks.source._Body.__init__
+
+    def begin(self: Any, answer: Any, *, bytes_expected: int | None, speed: Any) -> None:
+        del bytes_expected
+        made(self, answer, bytes_expected=None, speed=speed)
+
+    setattr(tasks.source._Body, "__init__", begin)  # noqa: B010 - mypy refuses the plain assignment
+
+
+def _nothing(*_args: Any, **_more: Any) -> None:
+    pass
+
+
+SAME = tasks.source._Version.SAME
+
+NULLS = {
+    "range": Null(
+        "a 206 must be exactly the range asked for",
+        _is(tasks.source, "_check_partial", lambda *_args: SAME),
+        "tests/integration/test_source.py::test_bad_range",
+    ),
+    "version": Null(
+        "each answer must show the pinned version",
+        _is(tasks.source, "_shown_version", lambda *_args: SAME),
+        "tests/integration/test_source.py::test_change_between_ranges",
+    ),
+    "length": Null("a body must have its length", _unbounded, "tests/integration/test_source.py::test_bad_whole"),
+    "reset": Null(
+        "a reset does not end a body",
+        _is(tasks.egress.Answer, "_was_reset", lambda _self: False),
+        "tests/integration/test_source.py::test_unknown_length_needs_a_proper_end",
+    ),
+    "close-notify": Null(
+        "TLS ends with a close_notify",
+        _is(tasks.egress.Answer, "_was_cut", lambda _self: False),
+        "tests/integration/test_egress.py::test_tls_that_ends_without_saying_so",
+    ),
+    "coding": Null(
+        "coded bodies are refused",
+        _everywhere("check_coding", _nothing, tasks.source, tasks.probe),
+        "tests/integration/test_probe.py::test_failed_probe",
+    ),
+    "digest": Null(
+        "an answer's digest is compared",
+        _is(tasks.digests, "of_body", _nothing),
+        "tests/integration/test_digests.py::test_a_flipped_bit_of_a_whole_file",
+    ),
+    "if-range": Null(
+        "If-Range needs a strong ETag",
+        _is(tasks.source, "_is_strong", lambda _etag: True),
+        "tests/integration/test_source.py::test_if_range_needs_a_strong_etag",
+    ),
+    "date": Null(
+        "a Last-Modified of this second is no validator",
+        _is(tasks.probe, "strong_date", lambda headers: headers.get("Last-Modified")),
+        "tests/integration/test_probe.py::test_a_date_that_may_repeat_is_no_validator",
+    ),
+    "retry-after": Null(
+        "Retry-After is honoured",
+        _is(tasks.source, "retry_after_s", _nothing),
+        "tests/integration/test_probe.py::test_retry_after",
+    ),
+    "speed": Null(
+        "a source that drips is left",
+        _is(tasks.speed.SpeedWatch, "is_too_slow", lambda *_args: False),
+        "tests/integration/test_source.py::test_slow_source_is_left",
+    ),
+    "secrets": Null(
+        "what the caller said stays with its origin",
+        _is(tasks.egress, "_origin", _nothing),
+        "tests/integration/test_egress.py::test_what_the_caller_said_stays_with_its_origin",
+    ),
+    "guard": Null(
+        "addresses are checked when they are connected to",
+        _is(tasks.guard.AddressGuard, "check_address", _nothing),
+        "tests/integration/test_egress.py::test_name_that_changes_its_answer",
+    ),
+    "codes": Null(
+        "a 400 that means a cut body is tried again",
+        _is(tasks.store_calls, "_BUSY", frozenset()),
+        "tests/integration/test_faults_store.py::test_f20_a_body_cut_on_its_way",
+    ),
+    "received": Null(
+        "the store must have received what was sent",
+        _is(tasks.outgoing.Outgoing, "check_received", lambda _self, headers: headers.get("ETag", "").strip('"')),
+        "tests/integration/test_sink.py::test_a_part_changed_on_its_way_is_noticed",
+    ),
+    "checksum": Null(
+        "a checksum is compared before publishing",
+        _is(tasks.checksum.Checksum, "check", _nothing),
+        "tests/integration/test_transfer.py::test_a_liar_is_caught_by_the_checksum",
+    ),
+    "resume": Null(
+        "a part counts only where ledger and store agree",
+        _is(tasks.upload, "_is_same", lambda _stored, known: known is not None),
+        "tests/integration/test_transfer.py::test_a_resumed_lease_trusts_neither_ledger_nor_store_alone",
+    ),
+    "idle": Null(
+        "no PUT waits long for its source",
+        _is(tasks.intake.Steady, "__anext__", lambda self: anext(self._body)),
+        "tests/integration/test_faults_store.py::test_a_slow_origin_lets_no_put_idle",
+    ),
+    "budget": Null(
+        "second tries keep to the endpoint's budget",
+        _is(rayhaul.policy.retry.RetryBudget, "take", lambda _self, _now_s: 0.0),
+        "tests/unit/test_retry.py::test_an_endpoint_that_is_down_sees_a_trickle",
+    ),
+    "sweep": Null(
+        "uploads in use are not swept",
+        _is(actors.draft.Draft, "knows_upload", lambda _self, _upload_id: False),
+        "tests/unit/test_strays.py::test_uploads_in_use_stay",
+    ),
+}
+
+
+def pytest_configure() -> None:
+    name = os.environ.get("RAYHAUL_NULL")
+    if name:
+        NULLS[name].switch()

@@ -1,0 +1,294 @@
+"""A soak: a whole service in one process under a random mix of origin and store faults, and an audit of all it did.
+
+    SOAK_S=1800 SEED=7 python tests/soak/soak.py
+
+Jobs run against an origin that fails and lies, into SeaweedFS behind a proxy that fails and lies, with agents that are
+killed. Every object is compared by its SHA-256; at the end nothing may be lost, doubled or left open, and memory may
+not have grown. The seed is printed first; the figures go to bench/results/soak.json.
+"""
+
+import asyncio
+import gc
+import hashlib
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
+
+import aiohttp  # noqa: E402 - after the path is set
+import psutil  # noqa: E402
+from inprocess import Service, quick_settings, running_service  # noqa: E402
+from origin import Origin, content_windows  # noqa: E402
+from soak_mix import LATER, Asked, Mix, draw, store_weather  # noqa: E402
+from store import running_store  # noqa: E402
+from store_proxy import StoreProxy  # noqa: E402
+
+from rayhaul.client.aio import AsyncClient  # noqa: E402
+from rayhaul.job import FINAL  # noqa: E402
+from rayhaul.metrics import Meter  # noqa: E402
+from rayhaul.settings import (  # noqa: E402
+    LivenessSettings,
+    S3Settings,
+    Settings,
+    SourceSettings,
+    SweepSettings,
+    TransferSettings,
+)
+from rayhaul.wire import JobView  # noqa: E402
+from tasks.sink import Sink  # noqa: E402
+
+MIB = 1024 * 1024
+PREFIX = "soak/"
+AGENTS = 3
+JOBS_AT_ONCE = 10
+#: Time for what is under way at the end, agents that are offline and sweeps included.
+TAIL_S_MAX = 600.0
+KILL_EVERY_S = 30.0
+OUTAGE_EVERY_S, OUTAGE_S = 60.0, 2.0
+SAMPLE_EVERY_S = 5.0
+
+
+@dataclass(slots=True)
+class Figures:
+    seed: int
+    planned_s: float
+    took_s: float = 0.0
+    jobs: int = 0
+    completed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    #: Failures of jobs whose faults should have been overcome, by error code.
+    gave_up: Counter[str] = field(default_factory=Counter)
+    bytes_published: int = 0
+    agents_killed: int = 0
+    store_outages: int = 0
+    #: Objects with other bytes than the source had, or published though they must not be.
+    corrupt: list[str] = field(default_factory=list)
+    #: Jobs that were accepted and did not end, or completed ones without their object.
+    lost: list[str] = field(default_factory=list)
+    #: Objects under the prefix that no completed job made.
+    doubled: list[str] = field(default_factory=list)
+    #: Uploads left open at the end.
+    orphans: list[str] = field(default_factory=list)
+    rss_mib: list[float] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rss_growth_mib(self) -> float:
+        """Median of the last quarter over that of the second: the first one is warming up."""
+        quarter = max(1, len(self.rss_mib) // 4)
+        return median(self.rss_mib[-quarter:]) - median(self.rss_mib[quarter : 2 * quarter] or self.rss_mib)
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.corrupt or self.lost or self.doubled or self.orphans) and self.completed > 0
+
+
+class Soak:
+    def __init__(self, service: Service, origin: Origin, proxy: StoreProxy, bucket: Sink, figures: Figures) -> None:
+        self.service = service
+        self.origin = origin
+        self.proxy = proxy
+        self.bucket = bucket
+        self.figures = figures
+        self.rng = Random(figures.seed)
+        self.mix = Mix()
+        #: Keys of completed jobs.
+        self.keys: set[str] = set()
+
+    async def run(self) -> None:
+        figures = self.figures
+        ends_s = time.monotonic() + figures.planned_s
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(AsyncClient(self.service.url, self.service.alice))
+            http = await stack.enter_async_context(aiohttp.ClientSession())
+            disturbing = [
+                asyncio.create_task(work) for work in (self._kill(ends_s), self._cut_off(ends_s), self._sample())
+            ]
+            try:
+                async with asyncio.timeout(figures.planned_s + TAIL_S_MAX), asyncio.TaskGroup() as group:
+                    for lane in range(JOBS_AT_ONCE):
+                        group.create_task(self._lane(lane, ends_s, client, http))
+            except TimeoutError:
+                figures.lost.append("jobs did not end in time")
+            finally:
+                for task in disturbing:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+            self.proxy.reset()
+            await self._audit_bucket()
+
+    async def _lane(self, lane: int, ends_s: float, client: AsyncClient, http: aiohttp.ClientSession) -> None:
+        rng = Random(self.figures.seed * 1000 + lane)
+        number = 0
+        while time.monotonic() < ends_s:
+            number += 1
+            path = f"{lane}-{number}.bin"
+            # Hashing what is asked for takes a while: not on the event loop of the service.
+            asked = await asyncio.to_thread(draw, rng, self.mix, self.origin, path)
+            self.figures.jobs += 1
+            self.figures.kinds[asked.kind] += 1
+            job = await client.submit(asked.url, **asked.fields)
+            while job.status not in FINAL:
+                await asyncio.sleep(0.3)
+                job = await client.get(job.id)
+            await self._audit(job, asked, http)
+            self.origin.remove(path)
+            self.proxy.seen.clear()
+
+    async def _audit(self, job: JobView, asked: Asked, http: aiohttp.ClientSession) -> None:
+        figures = self.figures
+        told = f"{job.id} ({asked.kind})"
+        if job.result is None:
+            code = "none" if job.error is None else job.error.code
+            figures.failed[code] += 1
+            if asked.must_complete:
+                figures.gave_up[f"{code}, {asked.kind}"] += 1
+            return
+        figures.completed += 1
+        figures.bytes_published += job.result.size_bytes
+        self.keys.add(job.result.key)
+        digest = await self._stored_sha256(job.result.key, http)
+        if digest is None:
+            figures.lost.append(told)
+        elif asked.must_fail or digest not in await asyncio.to_thread(_allowed, asked):
+            figures.corrupt.append(told)
+
+    async def _stored_sha256(self, key: str, http: aiohttp.ClientSession) -> str | None:
+        digest = hashlib.sha256()
+        async with http.get(self.bucket.presign_get(key, filename="x", expires_s=600)) as answer:
+            if answer.status != 200:
+                return None
+            async for piece in answer.content.iter_any():
+                digest.update(piece)
+        return digest.hexdigest()
+
+    async def _audit_bucket(self) -> None:
+        """Wait for sweeps and aborts, then look for what should not be there."""
+        figures = self.figures
+        ends_s = time.monotonic() + TAIL_S_MAX
+        while time.monotonic() < ends_s:
+            figures.orphans = [upload.key for upload in await self.bucket.list_uploads(PREFIX)]
+            if not (figures.orphans or (await self.service.ledger.state()).sessions):
+                break
+            await asyncio.sleep(2)
+        client = self.bucket._calls.client
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.bucket, Prefix=PREFIX)
+        stored = await asyncio.to_thread(lambda: {entry["Key"] for page in pages for entry in page.get("Contents", ())})
+        figures.doubled = sorted(stored - self.keys)
+        figures.lost += sorted(self.keys - stored)
+
+    async def _kill(self, ends_s: float) -> None:
+        while time.monotonic() < ends_s:
+            await asyncio.sleep(self.rng.uniform(0.5, 1.5) * KILL_EVERY_S)
+            names = list(await self.service.agents.names())
+            if len(names) > 1:
+                await self.service.agents.kill(self.rng.choice(names))
+                self.figures.agents_killed += 1
+
+    async def _cut_off(self, ends_s: float) -> None:
+        while time.monotonic() < ends_s:
+            await asyncio.sleep(self.rng.uniform(0.5, 1.5) * OUTAGE_EVERY_S)
+            self.proxy.is_down = True
+            await asyncio.sleep(OUTAGE_S)
+            self.proxy.is_down = False
+            self.figures.store_outages += 1
+
+    async def _sample(self) -> None:
+        process = psutil.Process()
+        while True:
+            gc.collect()
+            self.figures.rss_mib.append(round(process.memory_info().rss / MIB, 1))
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+def _allowed(asked: Asked) -> set[str]:
+    """Return the SHA-256 of every version of the file that its origin ever showed."""
+    found = set()
+    for seed, size in asked.versions:
+        digest = hashlib.sha256()
+        for window in content_windows(seed, size):
+            digest.update(window)
+        found.add(digest.hexdigest())
+    return found
+
+
+def soak_settings(s3: S3Settings) -> Settings:
+    return quick_settings(
+        s3.model_copy(update={"prefix": PREFIX}),
+        liveness=LivenessSettings(
+            heartbeat_s=0.3, offline_s=8, self_fence_s=5, stalled_s=30, requeues_max=20, park_s=1, park_s_max=5
+        ),
+        source=SourceSettings(stall_timeout_s=2, first_byte_timeout_s=5, probe_timeout_s=15),
+        transfer=TransferSettings(
+            part_bytes_min=5 * MIB, single_put_bytes_max=MIB, retry_base_s=0.1, retry_cap_s=4, attempts_max=8
+        ),
+        sweep=SweepSettings(interval_s=10, age_s_min=30),
+    )
+
+
+@asynccontextmanager
+async def surroundings(figures: Figures) -> AsyncIterator[Soak]:
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rayhaul-soak-")))
+        store = stack.enter_context(running_store())
+        origin = await stack.enter_async_context(Origin())
+        proxy = await stack.enter_async_context(StoreProxy(store.settings))
+        service = await stack.enter_async_context(
+            running_service(directory, soak_settings(proxy.settings), agents=AGENTS)
+        )
+        bucket = await stack.enter_async_context(Sink(store.settings, meter=Meter(), connections_max=8))
+        proxy.weather(Random(figures.seed + LATER), store_weather())
+        yield Soak(service, origin, proxy, bucket, figures)
+
+
+def report(figures: Figures) -> dict[str, Any]:
+    told = asdict(figures) | {
+        "failed": dict(figures.failed),
+        "gave_up": dict(figures.gave_up),
+        "kinds": dict(sorted(figures.kinds.items())),
+        "rss_growth_mib": round(figures.rss_growth_mib, 1),
+        "rss_mib": {
+            "samples": len(figures.rss_mib),
+            "first": figures.rss_mib[0],
+            "median": median(figures.rss_mib),
+            "last": figures.rss_mib[-1],
+            "max": max(figures.rss_mib),
+        },
+    }
+    for name in ("corrupt", "lost", "doubled", "orphans"):
+        told[f"{name}_count"] = len(getattr(figures, name))
+    return told
+
+
+async def main() -> int:
+    seed = int(os.environ.get("SEED") or secrets.randbelow(1_000_000))
+    figures = Figures(seed=seed, planned_s=float(os.environ.get("SOAK_S") or 1800))
+    print(f"soak of {figures.planned_s:.0f} s, SEED={seed}", flush=True)
+    began_s = time.monotonic()
+    async with surroundings(figures) as soak:
+        await soak.run()
+    figures.took_s = round(time.monotonic() - began_s, 1)
+    told = report(figures)
+    print(json.dumps(told, indent=2))
+    target = ROOT / "bench" / "results" / "soak.json"
+    target.write_text(json.dumps(told, indent=2) + "\n")
+    print("good" if figures.is_good else "BAD", "->", target)
+    return 0 if figures.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

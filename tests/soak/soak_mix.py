@@ -1,0 +1,156 @@
+"""What a soak asks for, and what goes wrong with it: drawn from a seed."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from origin import Origin, content_sha256, content_windows
+from store_proxy import Fault, Operation
+
+MIB = 1024 * 1024
+#: Added to a seed for the version that follows a change (origin_files.File).
+LATER = 1_000_000
+
+Behaviour = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A job, and what may become of it."""
+
+    kind: str
+    url: str
+    fields: Mapping[str, Any]
+    #: (seed, size) of all versions that the origin shows.
+    versions: Sequence[tuple[int, int]]
+    must_complete: bool = True
+    #: Publishing anything would be wrong.
+    must_fail: bool = False
+
+
+@dataclass(slots=True)
+class Mix:
+    """Numbers the files: each has content of its own."""
+
+    seeds_count: int = field(default=0)
+
+    def next_seed(self) -> int:
+        self.seeds_count += 1
+        return self.seeds_count
+
+
+def _cut(rng: Random, size: int) -> Behaviour:
+    return {
+        "truncate_after": rng.randrange(max(1, size)),
+        "truncate_by": rng.choice(["fin", "rst"]),
+        "faults_max": rng.randint(1, 4),
+    }
+
+
+def _lie(rng: Random, _size: int) -> Behaviour:
+    return {"content_range": rng.choice(["shifted", "short", "missing", "wrong_unit", "multipart", "unknown_total"])}
+
+
+def _stream(rng: Random, _size: int) -> Behaviour:
+    return {"ranges": False, "framing": rng.choice(["length", "chunked", "close"])}
+
+
+#: Faults that must be overcome.
+BENIGN: Mapping[str, Callable[[Random, int], Behaviour]] = {
+    "good": lambda _rng, _size: {},
+    "cut": _cut,
+    "cut stream": lambda rng, size: {**_stream(rng, size), **_cut(rng, size), "faults_max": 1},
+    "stall": lambda rng, size: {"stall_after": rng.randrange(max(1, size)), "faults_max": 1},
+    "silent": lambda _rng, _size: {"silent": True, "faults_max": 1},
+    "busy": lambda rng, _size: {
+        "statuses": tuple(rng.choices([429, 500, 502, 503], k=rng.randint(1, 4))),
+        "retry_after": rng.choice([None, "0", "1", "Wed, 08 Jan 2025 00:00:01 GMT"]),
+    },
+    "no ranges": _stream,
+    "lying ranges": _lie,
+    "weak": lambda rng, _size: {"etag": rng.choice(["weak", "none"])},
+    "no validator": lambda _rng, _size: {"etag": "none", "last_modified": None},
+    "edges": lambda rng, _size: {"edges_count": rng.randint(2, 4)},
+    "If-Range misread": lambda _rng, _size: {"if_range_quirk": True},
+    "flipped bit": lambda rng, size: {
+        **_stream(rng, size),
+        "digests": (rng.choice(["Repr-Digest", "Content-MD5", "x-goog-hash", "Digest"]),),
+        "flip_at": rng.randrange(max(1, size)),
+        "faults_max": 1,
+    },
+    "flipped bit of a range": lambda rng, size: {
+        "digests": ("Content-Digest",),
+        "flip_at": rng.randrange(max(1, size)),
+        "faults_max": 2,
+    },
+}
+
+
+def draw(rng: Random, mix: Mix, origin: Origin, path: str) -> Asked:
+    """Make up a job, and have its origin serve it."""
+    seed = mix.next_seed()
+    size = rng.choice([0, 1, rng.randrange(MIB), rng.randrange(MIB), rng.randrange(6 * MIB), rng.randrange(16 * MIB)])
+    dice = rng.random()
+    if dice < 0.82 or size == 0:
+        kind = rng.choice(list(BENIGN))
+        url = origin.add(path, size=size, seed=seed, **BENIGN[kind](rng, size))
+        return Asked(kind=kind, url=url, fields=_fields(rng, seed, size, path), versions=[(seed, size)])
+    if dice < 0.92:
+        # A change shows: what is published is one version as a whole.
+        grown = rng.choice([None, size + rng.randrange(MIB)])
+        url = origin.add(path, size=size, seed=seed, changes_after=rng.randint(1, 4), size_changed=grown)
+        versions = [(seed, size), (seed + LATER, size if grown is None else grown)]
+        return Asked(kind="change", url=url, fields={}, versions=versions)
+    kind = rng.choice(["wrong checksum", "hidden change", "coded", "gone"])
+    behaviour: Behaviour = {}
+    checksum = f"sha256:{content_sha256(seed, size)}"
+    match kind:
+        case "wrong checksum":
+            checksum = f"sha256:{'0' * 64}"
+        case "hidden change":
+            behaviour = {"changes_after": 0, "validators_change": False}
+        case "coded":
+            behaviour = {"coding": rng.choice(["gzip", "br"])}
+        case _:
+            behaviour = {"status": rng.choice([404, 410, 403])}
+    url = origin.add(path, size=size, seed=seed, **behaviour)
+    fields = {"checksum": checksum}
+    return Asked(kind=kind, url=url, fields=fields, versions=[], must_complete=False, must_fail=True)
+
+
+def _fields(rng: Random, seed: int, size: int, path: str) -> Mapping[str, Any]:
+    """Return what else is asked of the job."""
+    fields: dict[str, Any] = {"connections": rng.randint(1, 6), "priority": rng.choice(["low", "normal", "high"])}
+    algorithm = rng.choice([None, None, "sha256", "md5"])
+    if algorithm is not None:
+        digest = hashlib.new(algorithm)
+        for window in content_windows(seed, size):
+            digest.update(window)
+        fields["checksum"] = f"{algorithm}:{digest.hexdigest()}"
+    if rng.random() < 0.2:
+        fields["key"] = f"named/{path}"
+    return fields
+
+
+def store_weather() -> Mapping[Operation, Sequence[tuple[float, Fault]]]:
+    """Return what the store does to requests, with its probability."""
+    busy = [(0.02, Fault(status=503, code="SlowDown")), (0.01, Fault(status=500, code="InternalError"))]
+    body = [
+        (0.01, Fault(status=400, code="IncompleteBody")),
+        (0.01, Fault(status=400, code="ClientDisconnect")),
+        (0.01, Fault(cut_after=100_000)),
+        (0.01, Fault(drop_answer=True)),
+        (0.02, Fault(flip_bit=True)),
+    ]
+    return {
+        "upload_part": [*busy, *body, (0.003, Fault(status=404, code="NoSuchUpload"))],
+        "put_object": [*busy, *body, (0.02, Fault(status=429, code="TooManyRequests"))],
+        "create": [*busy, (0.02, Fault(drop_answer=True))],
+        "complete": [*busy, (0.05, Fault(drop_answer=True)), (0.03, Fault(status=200, code="InternalError"))],
+        "abort": [*busy, (0.05, Fault(drop_answer=True))],
+        "list_parts": [*busy, (0.02, Fault(hide_part=1)), (0.02, Fault(invent_part=3))],
+        "list_uploads": busy,
+        "head": busy,
+    }

@@ -1,0 +1,38 @@
+"""The table of correctness details is complete, and names tests that exist."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLE = (ROOT / "docs" / "correctness.md").read_text()
+#: What comes after the two tables is measured, not promised.
+PROMISED = TABLE.partition("## With a check switched off")[0]
+ROWS = dict(re.findall(r"^\| (\d+|F\d\d) \| (.*) \|$", PROMISED, re.MULTILINE))
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE)))
+
+
+@cache
+def names_in(path: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / path).read_text())
+    return frozenset(
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    )
+
+
+def test_every_detail_and_fault_has_a_row_with_a_test() -> None:
+    """The twenty details, F01 to F29, and behind each at least one test."""
+    wanted = [str(number) for number in range(1, 21)] + [f"F{number:02}" for number in range(1, 30)]
+    assert list(ROWS) == wanted
+    assert all(re.search(r"`tests/[\w/]+\.py::test_\w+`", row) for row in ROWS.values())
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_named_test_exists(path: str, name: str) -> None:
+    """A test that was renamed or taken away is missed here."""
+    assert name in names_in(path)
