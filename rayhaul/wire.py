@@ -7,7 +7,7 @@ responses take them, so that an old client reads a newer server. Domain values a
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
 from rayhaul.job import JobStatus, Priority
@@ -35,6 +35,13 @@ class _Response(BaseModel):
     )
 
 
+def _as_whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: 5.0 is an integer too (JSON Schema, Validation 6.1.1), as some languages write all their numbers.
+_Whole = Annotated[int, BeforeValidator(_as_whole)]
+
 #: What a generator of clients or tests should know of a URL; the rest is the guard's to say.
 _URI: dict[str, Any] = {"format": "uri"}
 
@@ -53,10 +60,10 @@ class JobRequest(_Request):
     priority: Priority = Priority.NORMAL
     tags: dict[str, str] = Field(default={}, max_length=32)
     webhook: str | None = Field(None, max_length=8192)
-    connections: int = Field(8, ge=1, le=64)
-    bandwidth_bytes_per_second: int | None = Field(None, ge=1)
+    connections: _Whole = Field(8, ge=1, le=64)
+    bandwidth_bytes_per_second: _Whole | None = Field(None, ge=1)
     not_before: datetime | None = None
-    size_bytes_max: int | None = Field(None, ge=0)
+    size_bytes_max: _Whole | None = Field(None, ge=0)
     dedupe: bool = False
     refresh_webhook: str | None = Field(None, max_length=8192)
 
@@ -439,7 +446,7 @@ class KeyRequest(_Request):
 
 
 class RotateRequest(_Request):
-    overlap_seconds: int = Field(
+    overlap_seconds: _Whole = Field(
         86_400, ge=0, le=30 * 86_400, description="How long the old key still holds beside the new one."
     )
 

@@ -5,25 +5,32 @@ from typing import Annotated
 
 from fastapi import Query
 from pydantic import AfterValidator, BeforeValidator
+from pydantic.fields import FieldInfo
 
 from rayhaul.policy.admission import InvalidField
 
 PAGE_JOBS_MAX = 1000
 
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OURS = r"[A-Za-z0-9_-]{1,64}"
+#: Of lists in the order of their numbers.
+_NUMBER = r"[0-9]{1,18}"
 
 
-def _cursor(text: str | None) -> str | None:
-    """Return the cursor. Raises: InvalidField where it is none of ours."""
-    if text is not None and not _CURSOR.fullmatch(text):
-        raise InvalidField("cursor", "it is nextCursor of the page before")
-    return text
+def _cursor(form: str) -> tuple[BeforeValidator, AfterValidator, FieldInfo]:
+    """Return what makes a parameter a cursor of that form: anything else is none of ours, and the document says so."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(form, text):
+            raise InvalidField("cursor", "it is nextCursor of the page before")
+        return text
+
+    told: FieldInfo = Query(
+        description="`nextCursor` of the page before.", json_schema_extra={"pattern": f"^({form})?$"}
+    )
+    # A form sends what was left empty.
+    return BeforeValidator(lambda text: text or None), AfterValidator(check), told
 
 
-#: `?cursor=`; a form sends what was left empty.
-Cursor = Annotated[
-    str | None,
-    BeforeValidator(lambda text: text or None),
-    AfterValidator(_cursor),
-    Query(description="`nextCursor` of the page before."),
-]
+#: `?cursor=`
+Cursor = Annotated[str | None, *_cursor(_OURS)]
+NumberCursor = Annotated[str | None, *_cursor(_NUMBER)]

@@ -9,12 +9,11 @@ from starlette.responses import Response
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobEvent
 from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
-from rayhaul.policy.admission import InvalidField
 from rayhaul.wire import DeliveryPage, DeliveryView, WebhookTestReport, WebhookTestRequest
 from serve_app.auth import Caller
 from serve_app.bodies import parsed
 from serve_app.openapi import json_body, problems_of
-from serve_app.paging import PAGE_JOBS_MAX, Cursor
+from serve_app.paging import PAGE_JOBS_MAX, NumberCursor
 from serve_app.replica import replica_of
 from serve_app.urls import check_url, counting_denials
 from serve_app.views import reply
@@ -34,11 +33,9 @@ async def list_deliveries(
     *,
     job_id: Annotated[str | None, Query(alias="jobId", max_length=64, description="Of this job alone.")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_JOBS_MAX)] = 50,
-    cursor: Cursor = None,
+    cursor: NumberCursor = None,
 ) -> Response:
     """List deliveries of webhook messages that were tried in the last thirty days, newest first."""
-    if cursor is not None and not cursor.isdecimal():
-        raise InvalidField("cursor", "it is nextCursor of the page before")
     found = await replica_of(request).ledger.deliveries(
         caller, job_id=job_id or None, before_seq=None if cursor is None else int(cursor), limit=limit + 1
     )

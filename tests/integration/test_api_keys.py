@@ -92,6 +92,18 @@ async def test_what_is_over_is_not_rotated(site: Site) -> None:
     check_problem(answer, 422, "invalid_request")
 
 
+async def test_a_whole_number_may_be_written_with_a_point(site: Site) -> None:
+    """60.0 is 60 (JSON Schema); 60.5 is no number of seconds that there is."""
+    key = await make(site)
+    for text, status in (("60.5", 422), ('"60"', 422), ("60.0", 201)):
+        answer = await site.http.post(
+            f"/keys/{key['id']}/rotate",
+            content=f'{{"overlapSeconds": {text}}}',
+            headers=site.auth["olga"] | {"Content-Type": "application/json"},
+        )
+        assert answer.status_code == status, answer.text
+
+
 async def test_last_use_is_noted_seldom_and_in_nobodys_way(site: Site) -> None:
     """The first use is noted, those of the next minutes are not; a plane that cannot note it disturbs nobody."""
     key = await site.add_key("carol")
