@@ -181,6 +181,8 @@ class ValidatorView(_Response):
 
     etag: str | None
     last_modified: str | None
+    #: `algorithm:hex` of the whole file.
+    digest: str | None
 
 
 class ReceiptTimes(_Response):

@@ -36,7 +36,9 @@ def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
         correlation_id=job.correlation_id,
         source_url=redacted(job.spec.url),
         final_url=None if source is None else redacted(source.final_url),
-        validator=None if source is None else ValidatorView(etag=source.etag, last_modified=source.last_modified),
+        validator=None
+        if source is None
+        else ValidatorView(etag=source.etag, last_modified=source.last_modified, digest=source.digest),
         bucket=result.bucket,
         key=result.key,
         size_bytes=result.size_bytes,

@@ -135,7 +135,7 @@ def job(
 
 def _receipt_facts(kept: ReceiptView) -> Sequence[tuple[str, str]]:
     validator = kept.validator
-    shown = () if validator is None else (validator.etag, validator.last_modified)
+    shown = () if validator is None else (validator.etag, validator.last_modified, validator.digest)
     return (
         ("job", kept.job_id),
         ("source", kept.source_url),
