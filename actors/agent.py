@@ -50,6 +50,7 @@ from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
+from tasks.gates import Gates
 from tasks.links import Link, Links, Refresh
 from tasks.probe import probe
 from tasks.sink import Sink
@@ -101,6 +102,7 @@ class Agent:
         self._monotonic = monotonic
         self._memory = ByteBudget(settings.agent.memory_bytes_max)
         self._refresh = Refresh(client, settings.webhook, new_id=new_id, clock=clock)
+        self._gates = Gates(monotonic)
         self._held: dict[str, Held] = {}
         self._let_go: set[str] = set()
         self._wake = asyncio.Event()
@@ -204,6 +206,7 @@ class Agent:
         try:
             found = await self._probed(order)
         except RayhaulError as error:
+            self._gates.note(order.url, error)
             log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
             tracing.current().fail(error.code)
             told: Notice = ProbeFailed(
@@ -265,6 +268,7 @@ class Agent:
                 rng=self._rng,
                 stripe=held.stripe,
                 refresh=self._refresh,
+                gate=self._gates.of(order.grant),
             )
         except LeaseLost:
             raise
@@ -347,6 +351,8 @@ class Agent:
             return
         self._acknowledged_at_s = sent_at_s
         self._let_go -= report.let_go
+        self._gates.settle(report.hosts, sent_at_s)
+        self._gates.take(reply.hosts)
         self._outbox.settle(reply)
         await self.revoke(sorted(reply.revoked))
         if reply.superseded:
@@ -400,4 +406,5 @@ class Agent:
             progress=tuple(progress),
             notices=tuple(self._outbox.notices()),
             metrics=self._meter.snapshot(),
+            hosts=self._gates.uses({host for held in self._held.values() if (host := held.host) is not None}),
         )

@@ -11,17 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.agent_record import AgentRecord
+from actors.hosts import Hosts
 from rayhaul.job import Job, JobStatus, Priority, Progress
 from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
+from rayhaul.origins import host_of_job
 from rayhaul.policy import liveness, parking
+from rayhaul.policy.held_back import HeldBack
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
 from rayhaul.policy.parking import Parking
 from rayhaul.policy.partset import PartSet, between, bytes_of, with_numbers
 from rayhaul.policy.planning import parts_count
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.policy.quota import Usage
-from rayhaul.settings import LivenessSettings
+from rayhaul.settings import HostsSettings, LivenessSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Asked:
 
 
 class Book:
-    def __init__(self, shares: Mapping[Priority, int] = SHARES) -> None:
+    def __init__(self, shares: Mapping[Priority, int] = SHARES, hosts: Hosts | None = None) -> None:
         self.shares = shares
+        #: What is known of origin hosts.
+        self.hosts = Hosts(HostsSettings()) if hosts is None else hosts
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.leases_of_job: defaultdict[str, set[str]] = defaultdict(set)
@@ -81,6 +86,8 @@ class Book:
         self.unprobed = WaitingQueue(shares)
         self.waiting_apart = WaitingQueue(shares)
         self.unprobed_apart = WaitingQueue(shares)
+        #: Jobs out of `waiting` whose host has no connection left.
+        self.held_back = HeldBack(shares)
         self.paused: set[Priority] = set()
         self.parking = Parking()
         self.dead_letters_count = 0
@@ -115,7 +122,8 @@ class Book:
 
         Agents that hold leases and were not heard of count as seen now: they get their time to report.
         """
-        book = cls(heard.shares)
+        heard.hosts.forget_leases()
+        book = cls(heard.shares, heard.hosts)
         book.agents, book.parking, book.paused = heard.agents, heard.parking, set(state.paused)
         book.progress_version = heard.progress_version
         book.dead_letters_count = state.dead_letters_count
@@ -127,6 +135,7 @@ class Book:
             book._add_lease(lease)
             if lease.agent not in book.agents:
                 book.agents[lease.agent] = AgentRecord(lease.agent, lease.incarnation, now_s)
+        book.hosts.assume()
         for session in state.sessions:
             book._put_session(session)
         for session_id, numbers in state.parts.items():
@@ -144,8 +153,8 @@ class Book:
         return book
 
     @property
-    def queues(self) -> Sequence[WaitingQueue]:
-        return (self.waiting, self.unprobed, self.waiting_apart, self.unprobed_apart)
+    def queues(self) -> Sequence[WaitingQueue | HeldBack]:
+        return (self.waiting, self.unprobed, self.waiting_apart, self.unprobed_apart, self.held_back)
 
     def unprobed_of(self, job: Job) -> WaitingQueue:
         return self.unprobed_apart if job.id in self.suspects else self.unprobed
@@ -187,6 +196,7 @@ class Book:
             pending.update({key: replace(sent, sent_at_s=sent.sent_at_s + by_s) for key, sent in pending.items()})
         self.watches = {lease_id: liveness.shifted(watch, by_s) for lease_id, watch in self.watches.items()}
         self.parking = parking.shifted(self.parking, by_s)
+        self.hosts.shift(by_s)
         for asked in self.asked.values():
             asked.at_s += by_s
         self.setbacks = {id_: replace(back, until_s=back.until_s + by_s) for id_, back in self.setbacks.items()}
@@ -347,6 +357,8 @@ class Book:
         if job is not None and job.id not in self._user_of_running:
             self._user_of_running[job.id] = job.user_id
             self.running[job.user_id] += 1
+        if job is not None:
+            self.hosts.add_lease(lease.lease_id, lease.agent, host_of_job(job), job.spec.connections)
         self.leases[lease.lease_id] = lease
         self.leases_of_job[lease.job_id].add(lease.lease_id)
         self.leases_of_agent[lease.agent].add(lease.lease_id)
@@ -358,6 +370,7 @@ class Book:
         self.arrived.discard(lease_id)
         self.told.pop(lease_id, None)
         self.asked.pop(lease_id, None)
+        self.hosts.drop_lease(lease_id)
         if lease is None:
             return
         self.restripe.add(lease.job_id)

@@ -15,6 +15,7 @@ from actors.agent_record import AgentRecord
 from actors.book import Asked, Book, Pending
 from actors.decisions import give_up
 from actors.draft import Draft
+from actors.host_turns import HostTurns
 from actors.losses import probes_used
 from actors.ports import AgentPool, QueueView
 from actors.sweeping import Sweeping
@@ -46,7 +47,9 @@ from rayhaul.metrics import (
     WORKERS,
     Meter,
 )
+from rayhaul.origins import host_of_job
 from rayhaul.policy import parking
+from rayhaul.policy.held_back import choose
 from rayhaul.policy.planning import expected_checksum, plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
 from rayhaul.policy.scaling import average_pct
@@ -84,6 +87,7 @@ class Dispatch:
         for queue in book.queues:
             # Also while no agent is free: the loop sleeps until what `due_at_s` tells.
             queue.promote(draft.now_s)
+        book.hosts.tend(draft.now_s, (record.agent for record in book.online_agents()))
         free = [r for r in book.agents.values() if r.takes_leases and r.avoided_until_s <= draft.now_s]
         if not free:
             return
@@ -105,7 +109,7 @@ class Dispatch:
             if lease.lease_id not in book.leases:
                 continue
             try:
-                self._orders[lease.agent].append(await self._transfer_order(book, lease))
+                self._orders[lease.agent].append(await self._transfer_order(book, lease, now_s))
             except RayhaulError as error:
                 log.warning("lease not sent yet: %s", error.message, extra={"jobId": lease.job_id, "code": error.code})
                 self._unsent.append(lease)
@@ -173,7 +177,10 @@ class Dispatch:
         slots = self._settings.agent.probe_slots
         used = probes_used(book)
         spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free if r.agent not in self._closed})
-        for waiting in self._take(book.unprobed, draft, spread.free_slots):
+        turns = HostTurns(draft, book)
+        chosen = choose(book.unprobed, draft.now_s, spread.free_slots, turns.may_look, running={})
+        self._taken.extend((book.unprobed, waiting) for waiting in chosen)
+        for waiting in chosen:
             agent = spread.take()
             assert agent is not None, "no more jobs are taken than there are free places"
             self._look_at(draft, waiting, agent)
@@ -182,7 +189,7 @@ class Dispatch:
         spread = Spread(self._loads(draft, book, free))
         starts_max = parking.starts_max(draft.parking, draft.now_s)
         most = spread.free_slots if starts_max is None else min(starts_max, spread.free_slots)
-        for waiting in self._take_startable(book.waiting, draft, book, most):
+        for waiting in self._choose_startable(draft, book, most):
             agent = spread.take()
             assert agent is not None, "no more jobs are taken than there are free slots"
             self._start(draft, waiting, book.agents[agent])
@@ -223,9 +230,20 @@ class Dispatch:
         return not is_parked and book.waiting_apart.ready_count(but=draft.paused) > 0
 
     def _take_startable(self, queue: WaitingQueue, draft: Draft, book: Book, most: int) -> Sequence[Waiting]:
+        return self._take(queue, draft, most, **self._limits(draft, book))
+
+    def _choose_startable(self, draft: Draft, book: Book, most: int) -> Sequence[Waiting]:
+        """Take jobs whose hosts have a connection left for them; the others stand aside."""
+        limits, turns = self._limits(draft, book), HostTurns(draft, book)
+        book.held_back.readmit(book.waiting, most, draft.now_s, turns.room, **limits)
+        chosen = choose(book.waiting, draft.now_s, most, turns.may_start, **limits)
+        self._taken.extend((book.waiting, waiting) for waiting in chosen)
+        return chosen
+
+    def _limits(self, draft: Draft, book: Book) -> dict[str, Any]:
         running_max = self._settings.queue.running_per_user_max
         running = {} if running_max is None else book.running - draft.jobs_stopped() + draft.jobs_started()
-        return self._take(queue, draft, most, but=draft.paused, running=running, running_max=running_max)
+        return {"but": draft.paused, "running": running, "running_max": running_max}
 
     def _look_at(self, draft: Draft, waiting: Waiting, agent: str) -> None:
         job = draft.job(waiting.job_id)
@@ -275,7 +293,7 @@ class Dispatch:
             # A job that can not be planned must not stand in the way of all others.
             give_up(draft, job, error.failure(), {"stage": "planning"}, dead_letter=error.retryable)
 
-    async def _transfer_order(self, book: Book, lease: Lease) -> TransferOrder:
+    async def _transfer_order(self, book: Book, lease: Lease, now_s: float) -> TransferOrder:
         job = book.jobs[lease.job_id]
         assert job.metadata is not None
         assert job.key is not None
@@ -302,6 +320,7 @@ class Dispatch:
             session=session,
             parts_done=() if session is None else await self._parts_of(lease, session),
             refresh_webhook=job.spec.refresh_webhook,
+            grant=book.hosts.grant(lease.agent, host_of_job(job), now_s),
         )
 
     async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
+from tasks.intake import AT_GATE
 from tasks.stripe import Stripe
 
 #: Weight of the newest second in the bytes/s that are shown.
@@ -50,6 +51,12 @@ class Held:
         if isinstance(self.order, TransferOrder):
             self.stripe = Stripe(self.order.first_part, self.order.end_part)
 
+    @property
+    def host(self) -> str | None:
+        """Where a transfer's bytes come from."""
+        grant = self.order.grant if isinstance(self.order, TransferOrder) else None
+        return None if grant is None else grant.host
+
     def trim(self, end_part: int) -> None:
         """Leave the tail of its stripe to others, with what was known of it."""
         before = self.known()
@@ -73,8 +80,11 @@ class Held:
             self.moved_at_s = now_s
 
     def do(self, what: str, now_s: float) -> None:
-        """Note what is being done. Completing the upload moves no bytes, and begins with fresh patience."""
-        if what == COMMITTING != self.doing:
+        """Note what is being done. Completing the upload moves no bytes, and begins with fresh patience.
+
+        Nor does a lease that waits for a connection: nothing is wrong with it.
+        """
+        if what == COMMITTING != self.doing or what == AT_GATE:
             self.moved_at_s = now_s
         self.doing = what
 

@@ -68,6 +68,22 @@ class AgentView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """What the cluster knows of an origin host."""
+
+    host: str
+    #: Under way, as the agents last said.
+    connections: int
+    #: As many as the cluster may have there now.
+    connections_max: int
+    bytes_per_s: float
+    #: No request begins before this; None: the host may be asked.
+    backing_off_until: datetime | None
+    #: Jobs that wait for one of its connections.
+    jobs_waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     #: Jobs waiting for an agent, by priority.
     depth: Mapping[str, int]
@@ -127,6 +143,13 @@ class ControlPlane(Protocol):
     async def progress(self, since: int) -> ProgressPage: ...
 
     async def agents(self) -> Sequence[AgentView]: ...
+
+    async def hosts(self, viewer: Viewer) -> Sequence[HostView]:
+        """Return the origin hosts that are in use, or recover from having refused us, by name.
+
+        A user is shown those that its running jobs use.
+        """
+        ...
 
     async def queue(self) -> QueueView: ...
 

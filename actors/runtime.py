@@ -30,7 +30,7 @@ from actors.courier import Courier
 from actors.crossing import as_value, opened
 from actors.decisions import Rules
 from actors.mirror import Mirror
-from actors.ports import Accepted, AgentView, Command, JobState, ProgressPage, QueueView, Submission
+from actors.ports import Accepted, AgentView, Command, HostView, JobState, ProgressPage, QueueView, Submission
 from actors.prober import Prober
 from actors.scheduler import Scheduler
 from rayhaul import log
@@ -395,6 +395,10 @@ class RayScheduler:
 
     async def agents(self) -> Sequence[AgentView]:
         views: Sequence[AgentView] = await self._call("agents")
+        return views
+
+    async def hosts(self, viewer: Viewer) -> Sequence[HostView]:
+        views: Sequence[HostView] = await self._call("hosts", viewer)
         return views
 
     async def queue(self) -> QueueView:

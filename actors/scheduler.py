@@ -15,12 +15,14 @@ from actors.counts import Counts
 from actors.decisions import Rules, hear, obey
 from actors.dispatch import Dispatch
 from actors.draft import Draft
+from actors.hosts import Hosts
 from actors.loop import EVERYTHING, Loop
 from actors.ports import (
     Accepted,
     AgentPool,
     AgentView,
     Command,
+    HostView,
     JobState,
     ProgressPage,
     QueueView,
@@ -76,7 +78,7 @@ class Scheduler:
         self._counts = Counts()
         self._watch = Watch(alert_rules, objectives, self._counts, rules.meter)
         self._loop = Loop(
-            book=Book(shares_of(settings.queue)),
+            book=Book(shares_of(settings.queue), Hosts(settings.hosts)),
             ledger=ledger,
             dispatch=self._dispatch,
             scaler=self._scaler,
@@ -213,6 +215,9 @@ class Scheduler:
     async def agents(self) -> Sequence[AgentView]:
         return views.agent_views(self._book, self._clock())
 
+    async def hosts(self, viewer: Viewer) -> Sequence[HostView]:
+        return views.host_views(self._book, viewer, self._clock())
+
     async def queue(self) -> QueueView:
         return views.queue_view(self._book, self._clock())
 
@@ -286,6 +291,7 @@ class Scheduler:
         if is_newest:
             record.hear(report, now_s, slots_max=self._settings.agent.slots)
             book.note_progress(report, now_s, self._settings.liveness)
+            book.hosts.hear(report.agent, report.hosts, now_s)
         refused = frozenset(notice.notice_id for notice in report.notices if not self._hear_notice(draft, notice))
         if is_newest:
             # What a late report holds, or does not hold, was true once.
@@ -299,11 +305,13 @@ class Scheduler:
             acknowledged=frozenset(notice.notice_id for notice in report.notices),
             refused=refused,
             revoked=report.held - mine - orders,
+            hosts=book.hosts.grants(report.agent, now_s),
         )
 
     def _part_with(self, draft: Draft, report: AgentReport, now_s: float) -> None:
         losses.part_with(draft, self._book, report.agent, self._rules)
         del self._book.agents[report.agent]
+        self._book.hosts.part_with(report.agent)
         self._counts.part_with(f"{report.agent}/{report.incarnation}")
         self._scaler.gone(report.agent, now_s)
 
@@ -334,6 +342,9 @@ class Scheduler:
             if record is not None:
                 self._counts.part_with(f"{report.agent}/{record.incarnation}")
                 drained_at_s = record.drained_at_s
+            if past:
+                # Its connections ended with its earlier life.
+                self._book.hosts.part_with(report.agent)
             record = AgentRecord(report.agent, report.incarnation, now_s, past=past, drained_at_s=drained_at_s)
             self._book.agents[report.agent] = record
             log.info("agent %s is here", report.agent, extra={"agentId": report.agent})

@@ -16,6 +16,7 @@ from actors.book import Asked, Book, Setback
 from actors.draft import Draft
 from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import Lease, Trimmed, TrimOrder, UploadSession
+from rayhaul.origins import host_of_job
 from rayhaul.policy import parking, striping
 from rayhaul.policy.partset import missing
 from rayhaul.policy.planning import PARTS_MAX, expected_checksum, parts_count, plan_parts
@@ -233,6 +234,8 @@ class Striping:
     def _plan(self, draft: Draft, book: Book, job: Job, free: Sequence[str]) -> Plan:
         leases, session = draft.leases_of_job(job.id), draft.open_session(job.id)
         stripes_max = max(1, self._connections_max // job.spec.connections)
+        # Without a connection left at the host, another agent would only wait.
+        stripes_max = min(stripes_max, len(leases) + max(0, book.hosts.room(host_of_job(job), draft.now_s)))
         if session is None or not 0 < len(leases) < stripes_max:
             return Plan()
         setback = draft.setback(job.id)

@@ -6,9 +6,11 @@ from datetime import datetime
 
 from actors.agent_record import AgentRecord
 from actors.book import Book
-from actors.ports import AgentView, JobState, LeaseView, QueueView
-from rayhaul.job import Job, JobStatus, Priority
+from actors.ports import AgentView, HostView, JobState, LeaseView, QueueView
+from rayhaul.job import Job, JobStatus, Priority, utc
 from rayhaul.lease import Lease
+from rayhaul.ledger.base import Viewer
+from rayhaul.origins import host_of_job
 from rayhaul.wire import timestamp
 
 
@@ -25,6 +27,27 @@ def agent_view(book: Book, record: AgentRecord, now_s: float) -> AgentView:
 
 def agent_views(book: Book, now_s: float) -> Sequence[AgentView]:
     return [agent_view(book, book.agents[agent], now_s) for agent in sorted(book.agents)]
+
+
+def host_views(book: Book, viewer: Viewer, now_s: float) -> Sequence[HostView]:
+    return [
+        HostView(
+            host=record.host,
+            connections=record.connections,
+            connections_max=record.connections_max,
+            bytes_per_s=sum(told.bytes_per_s for id_ in record.lease_ids if (told := book.told.get(id_)) is not None),
+            backing_off_until=None if record.pause_until_s is None else utc(record.pause_until_s),
+            jobs_waiting=book.held_back.count(record.host),
+        )
+        for record in book.hosts.records(now_s)
+        if viewer.sees_all or any(_is_of(book, viewer, lease_id) for lease_id in record.lease_ids)
+    ]
+
+
+def _is_of(book: Book, viewer: Viewer, lease_id: str) -> bool:
+    lease = book.leases.get(lease_id)
+    job = None if lease is None else book.jobs.get(lease.job_id)
+    return job is not None and job.user_id == viewer.user_id
 
 
 def queue_view(book: Book, now_s: float) -> QueueView:
@@ -72,6 +95,8 @@ def _waits_for(book: Book, job: Job, now: datetime) -> str | None:
     if job.status not in (JobStatus.PAUSED, JobStatus.QUEUED):
         return None
     next_at, not_before = job.next_attempt_at, job.spec.not_before
+    host = host_of_job(job)
+    paused_until_s = book.hosts.pause_until_s(host, now.timestamp())
     takers = any(record.takes_leases for record in book.agents.values())
     reasons = (
         (job.status is JobStatus.PAUSED, "its owner paused it"),
@@ -80,9 +105,15 @@ def _waits_for(book: Book, job: Job, now: datetime) -> str | None:
         (job.metadata is None, "its metadata: an agent looks at the source"),
         (not_before is not None and not_before > now, f"its begin at {_told(not_before)}"),
         (book.parking.is_parked, f"the bucket: {book.parking.why}"),
+        (paused_until_s is not None, f"its host, which asked not to be asked before {_told(_at(paused_until_s))}"),
+        (job.id in book.held_back, f"a connection: the cluster has all it may have at {host}"),
         (job.spec.priority in book.paused, f"its priority: {job.spec.priority} is paused"),
     )
     return next((reason for applies, reason in reasons if applies), "a free slot")
+
+
+def _at(moment_s: float | None) -> datetime | None:
+    return None if moment_s is None else utc(moment_s)
 
 
 def _told(moment: datetime | None) -> str:

@@ -18,6 +18,7 @@ from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure
 from rayhaul.job import JobResult, Metadata
 from rayhaul.metrics import Snapshot
+from rayhaul.origins import HostGrant, HostUse
 
 
 class SessionState(StrEnum):
@@ -127,6 +128,8 @@ class TransferOrder:
     parts_done: tuple[PartDone, ...] = ()
     #: Asked for a fresh URL where this one has expired.
     refresh_webhook: str | None = None
+    #: What the agent may use of its host; None: as many connections as it asks for.
+    grant: HostGrant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +326,7 @@ class AgentReport:
     #: Why the agent takes no leases (disk full, memory full), in one sentence; None where it is fit.
     unfit: str | None = None
     metrics: Snapshot = field(default_factory=Snapshot)
+    hosts: tuple[HostUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,3 +341,5 @@ class ReportReply:
     revoked: frozenset[str]
     #: Another life of this agent reports as well: this one stops and ends.
     superseded: bool = False
+    #: What it may use of its hosts from now on.
+    hosts: tuple[HostGrant, ...] = ()

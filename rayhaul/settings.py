@@ -244,7 +244,15 @@ class SweepSettings(_Group):
 
 
 class HostsSettings(_Group):
+    """How gently the cluster treats the hosts that files come from."""
+
     connections_max: int = Field(32, gt=0, description="Connections to one origin host, cluster-wide.")
+    pause_s_max: float = Field(
+        300, ge=0, description="Longest Retry-After that is heeded by all jobs of a host, seconds."
+    )
+    regrow_s: float = Field(
+        10, gt=0, description="A host that refused connections gets one back after so long without a refusal, seconds."
+    )
 
 
 class ApiSettings(_Group):

@@ -234,6 +234,25 @@ class AgentsPage(_Response):
     agents: list[CapacityView]
 
 
+class HostView(_Response):
+    """An origin host, as the cluster knows it."""
+
+    #: `host:port`.
+    host: str
+    #: Open now, as the agents last said, of as many as the cluster may have there now.
+    connections: int
+    connections_max: int
+    bytes_per_second: float
+    #: No request begins before this; none: the host may be asked.
+    backing_off_until: Timestamp | None
+    #: Jobs that wait for one of its connections.
+    jobs_waiting: int
+
+
+class HostsPage(_Response):
+    hosts: list[HostView]
+
+
 class LogsPage(_Response):
     """Log lines of all nodes, oldest first."""
 

@@ -4,13 +4,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from rayhaul.errors import Unavailable
-from rayhaul.wire import AlertList, JobStateReport, PriorityRequest, QueueReport
+from rayhaul.wire import AlertList, HostsPage, JobStateReport, PriorityRequest, QueueReport
 from serve_app import exposition
 from serve_app.auth import Caller, Operator
 from serve_app.bodies import parsed
 from serve_app.openapi import OPEN, json_body, problems_of
 from serve_app.replica import PathId, replica_of
-from serve_app.views import alert_list, job_state_report, queue_report, reply
+from serve_app.views import alert_list, host_view, job_state_report, queue_report, reply
 
 routes = APIRouter(tags=["operations"])
 
@@ -55,6 +55,16 @@ async def metrics(request: Request, caller: Caller) -> Response:  # noqa: ARG001
 async def alerts(request: Request, caller: Caller) -> Response:  # noqa: ARG001 - any key may read them
     """Show every alert rule with its state: what holds now, since when, and what to do about it."""
     return reply(alert_list(await replica_of(request).plane.alerts()))
+
+
+@routes.get("/hosts", response_model=HostsPage, responses=problems_of(401, 503))
+async def hosts(request: Request, caller: Caller) -> Response:
+    """Show the origin hosts in use, how many connections the cluster may have there, and which ask to be left alone.
+
+    Operators see all of them, users those that their running jobs use.
+    """
+    found = await replica_of(request).plane.hosts(caller)
+    return reply(HostsPage(hosts=[host_view(host) for host in found]))
 
 
 @routes.get("/queue", response_model=QueueReport, responses=problems_of(401, 503))

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from actors.ports import AgentView, JobState, LeaseView, QueueView
+from actors.ports import HostView as HostSeen
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress, utc
 from rayhaul.lease import UploadSession
 from rayhaul.ledger.base import ApiKey
@@ -29,6 +30,7 @@ from rayhaul.wire import (
     Destination,
     ErrorView,
     EventView,
+    HostView,
     JobStateReport,
     JobView,
     KeyCreated,
@@ -187,6 +189,17 @@ def agent_view(agent: AgentView) -> CapacityView:
         heartbeat_age_seconds=round(agent.heartbeat_age_s, 3),
         leases=agent.leases_count,
         unfit=_sentence(agent.unfit),
+    )
+
+
+def host_view(host: HostSeen) -> HostView:
+    return HostView(
+        host=host.host,
+        connections=host.connections,
+        connections_max=host.connections_max,
+        bytes_per_second=round(host.bytes_per_s, 1),
+        backing_off_until=host.backing_off_until,
+        jobs_waiting=host.jobs_waiting,
     )
 
 

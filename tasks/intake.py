@@ -2,27 +2,38 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Self
 
 from rayhaul.errors import SourceError, SourceStalled
 from rayhaul.lease import TransferOrder
 from tasks.budget import Pace
 from tasks.egress import GuardedClient
+from tasks.gates import HostGate
 from tasks.lease_control import LeaseControl
 from tasks.links import Link, Links, Refresh
 from tasks.source import open_range, open_whole
+
+#: What a lease does while its host has no connection for it.
+AT_GATE = "waiting for a connection to its host"
 
 OpenAt = Callable[[Link], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 class Intake:
     def __init__(
-        self, order: TransferOrder, client: GuardedClient, control: LeaseControl, *, refresh: Refresh | None = None
+        self,
+        order: TransferOrder,
+        client: GuardedClient,
+        control: LeaseControl,
+        *,
+        refresh: Refresh | None = None,
+        gate: HostGate | None = None,
     ) -> None:
         self._order = order
         self._client = client
         self._control = control
+        self._gate = gate
         self._links = Links(
             Link(order.url, order.headers),
             context=order.context,
@@ -62,12 +73,19 @@ class Intake:
     @asynccontextmanager
     async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._turn())
             flow = _Flow(await self._opened(stack, open_at), self._pace, self._control)
             try:
                 yield flow
             except BaseException:
                 self._control.progress(-flow.bytes_counted)
                 raise
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the host's connections."""
+        if self._gate is None:
+            return nullcontext()
+        return self._gate.turn(lambda: self._control.doing(AT_GATE))
 
     async def _opened(self, stack: AsyncExitStack, open_at: OpenAt) -> AsyncIterator[bytes]:
         while True:

@@ -27,6 +27,7 @@ from rayhaul.tracing import Kind, child
 from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
 from tasks.egress import GuardedClient
+from tasks.gates import HostGate
 from tasks.intake import Intake, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.links import Refresh
@@ -52,10 +53,11 @@ async def transfer(
     rng: Random,
     stripe: Stripe | None = None,
     refresh: Refresh | None = None,
+    gate: HostGate | None = None,
 ) -> JobResult | None:
     """Carry out one order and return the published, verified object; None where the commit is for others.
 
-    `stripe` is the order's, as others may trim it meanwhile; None: nobody does.
+    `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the host's `gate`.
     Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
@@ -70,7 +72,7 @@ async def transfer(
     )
     running = _Transfer(
         order,
-        intake=Intake(order, client, control, refresh=refresh),
+        intake=Intake(order, client, control, refresh=refresh, gate=gate),
         upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
         stripe=stripe,
         control=control,

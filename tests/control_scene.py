@@ -8,7 +8,7 @@ import httpx
 from plane import Site
 from seams import BUCKET
 
-from actors.ports import AgentView, LeaseView
+from actors.ports import AgentView, HostView, LeaseView
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import JobEvent, Progress
 from rayhaul.lease import PartDone, SessionState, UploadSession
@@ -18,6 +18,7 @@ SECRET = "s3cr3t"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 PROGRESS = Progress(bytes_done=40, bytes_total=100, bytes_per_s=2048.04, eta_s=4.86, parts_done=2, parts_total=5)
 UNFIT = "the disk is full"
+BACKING_OFF_UNTIL = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,25 @@ async def scene_of(site: Site) -> Scene:
             unfit=UNFIT,
         ),
     ]
+    plane.known_hosts = [
+        HostView(
+            host="busy.example:443",
+            connections=7,
+            connections_max=32,
+            bytes_per_s=1000.04,
+            backing_off_until=None,
+            jobs_waiting=0,
+        ),
+        HostView(
+            host="slow.example:8443",
+            connections=1,
+            connections_max=2,
+            bytes_per_s=0,
+            backing_off_until=BACKING_OFF_UNTIL,
+            jobs_waiting=3,
+        ),
+    ]
+    plane.hosts_of["alice"].add("busy.example:443")
     return Scene(site, dead, running)
 
 

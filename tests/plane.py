@@ -6,7 +6,7 @@ as in production.
 
 import asyncio
 import secrets
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +26,7 @@ from actors.ports import (
     AgentView,
     Command,
     ControlPlane,
+    HostView,
     JobState,
     LeaseView,
     LogReader,
@@ -70,6 +71,9 @@ class SmallPlane:
         self.live: dict[str, tuple[int, Progress]] = {}
         self.asked_for_progress = 0
         self.known_agents: list[AgentView] = []
+        self.known_hosts: list[HostView] = []
+        #: The hosts that a user's running jobs use.
+        self.hosts_of: defaultdict[str, set[str]] = defaultdict(set)
         self.paused: set[Priority] = set()
         self.parked: str | None = None
         #: By job id: what agents hold of it, its upload, and why it waits.
@@ -184,6 +188,9 @@ class SmallPlane:
 
     async def agents(self) -> Sequence[AgentView]:
         return self.known_agents
+
+    async def hosts(self, viewer: Viewer) -> Sequence[HostView]:
+        return [host for host in self.known_hosts if viewer.sees_all or host.host in self.hosts_of[viewer.user_id]]
 
     async def queue(self) -> QueueView:
         everything = 10_000

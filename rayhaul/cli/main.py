@@ -10,6 +10,7 @@ from rayhaul.cli import agents, cluster, dlq, grafana, keys, queue, webhooks
 from rayhaul.cli.alerts import alerts
 from rayhaul.cli.connect import Exit, UsageError, exit_of
 from rayhaul.cli.get import get
+from rayhaul.cli.hosts import hosts
 from rayhaul.cli.importing import import_
 from rayhaul.cli.jobs import cancel, job, jobs, pause, requeue, resume, retry
 from rayhaul.cli.logs import logs
@@ -67,6 +68,7 @@ for command in (
     top,
     alerts,
     slo,
+    hosts,
 ):
     app.command()(command)
 app.command("import")(import_)

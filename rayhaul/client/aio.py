@@ -43,6 +43,8 @@ from rayhaul.wire import (
     DownloadLink,
     EventPage,
     EventView,
+    HostsPage,
+    HostView,
     JobPage,
     JobRequest,
     JobStateReport,
@@ -326,6 +328,10 @@ class AsyncClient:
 
     async def agents(self) -> builtins.list[CapacityView]:
         return self._read(AgentsPage, await self._http.request("GET", "/agents")).agents
+
+    async def hosts(self) -> builtins.list[HostView]:
+        """Return the origin hosts in use: all of them for operators, else those of the caller's running jobs."""
+        return self._read(HostsPage, await self._http.request("GET", "/hosts")).hosts
 
     async def agent(self, agent: str) -> CapacityView:
         return self._read(CapacityView, await self._http.request("GET", _agent_path(agent)))

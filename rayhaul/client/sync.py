@@ -190,6 +190,7 @@ class Client:
     pause_queue = _blocking(AsyncClient.pause_queue)
     resume_queue = _blocking(AsyncClient.resume_queue)
     agents = _blocking(AsyncClient.agents)
+    hosts = _blocking(AsyncClient.hosts)
     agent = _blocking(AsyncClient.agent)
     agent_status = _blocking(AsyncClient.agent_status)
     stop_job = _blocking(AsyncClient.stop_job)

@@ -23,6 +23,7 @@ DOORS: list[tuple[str, str, dict[str, str] | None, tuple[int, int, int, int]]] =
     ("GET", "/queue", None, (401, 200, 200, 200)),
     ("POST", "/queue/pause", {"priority": "low"}, (401, 403, 403, 200)),
     ("POST", "/queue/resume", {"priority": "low"}, (401, 403, 403, 200)),
+    ("GET", "/hosts", None, (401, 200, 200, 200)),
     ("GET", "/agents", None, (401, 403, 403, 200)),
     ("GET", "/agents/agent-1", None, (401, 403, 403, 200)),
     ("GET", "/agents/agent-1/status/{running}", None, (401, 403, 403, 200)),
@@ -84,6 +85,7 @@ async def test_the_document_declares_every_door(scene: Scene) -> None:
         ("GET", "/queue", None, "queue"),
         ("POST", "/queue/pause", {"priority": "low"}, "set_paused"),
         ("POST", "/queue/resume", {"priority": "low"}, "set_paused"),
+        ("GET", "/hosts", None, "hosts"),
         ("GET", "/agents", None, "agents"),
         ("GET", "/agents/agent-1", None, "agents"),
         ("GET", "/agents/agent-1/status/{running}", None, "job_state"),
@@ -206,6 +208,23 @@ async def test_agents_are_shown(scene: Scene) -> None:
     assert shown[0] == expected
     assert (shown[1]["state"], shown[1]["unfit"]) == ("unfit", UNFIT)
     assert (await ask(scene, "olga", "GET", "/agents/agent-1")).json() == expected
+
+
+async def test_the_hosts(scene: Scene) -> None:
+    """Their connections, and until when none is opened; users see those that their running jobs use."""
+    busy = {
+        "host": "busy.example:443",
+        "connections": 7,
+        "connectionsMax": 32,
+        "bytesPerSecond": 1000.0,
+        "backingOffUntil": None,
+        "jobsWaiting": 0,
+    }
+    shown = (await ask(scene, "olga", "GET", "/hosts")).json()["hosts"]
+    assert shown[0] == busy
+    assert shown[1]["backingOffUntil"] == "2099-01-02T03:04:05.000Z"
+    assert (await ask(scene, "alice", "GET", "/hosts")).json() == {"hosts": [busy]}
+    assert (await ask(scene, "bob", "GET", "/hosts")).json() == {"hosts": []}
 
 
 async def test_what_an_agent_does_for_a_job(scene: Scene) -> None:

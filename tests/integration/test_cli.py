@@ -359,6 +359,6 @@ async def test_version_and_help(bare: Environ) -> None:
         f" {command} " in helped
         for command in (
             *("up", "down", "get", "jobs", "job", "cancel", "pause", "resume", "retry", "requeue", "trace"),
-            *("queue", "dlq", "agents", "keys"),
+            *("queue", "dlq", "agents", "hosts", "keys"),
         )
     )

@@ -174,6 +174,17 @@ async def test_agents_are_listed(olga: Environ) -> None:
         assert [(agent["agent"], agent["unfit"]) for agent in found] == [("agent-1", None), ("agent-2", UNFIT)]
 
 
+async def test_hosts_are_listed(scene: Scene, environs: dict[str, Environ]) -> None:
+    """Operators see all hosts, a user those of its running jobs; one that backs off says for how long."""
+    header, busy, backing_off = (await rayhaul(environs["olga"], "hosts")).stdout.splitlines()
+    assert header.split() == ["HOST", "CONNECTIONS", "SPEED", "JOBS", "WAITING", "BACKS", "OFF", "FOR"]
+    assert re.fullmatch(r"busy.example:443 +7/32 +1000 B/s +0 *", busy)
+    assert re.fullmatch(r"slow.example:8443 +1/2 +0 B/s +3 +.*\d+ (min|h|d|s).*", backing_off)
+    shown = (await rayhaul(environs["alice"], "hosts", "--json")).json["hosts"]
+    assert [host["host"] for host in shown] == ["busy.example:443"]
+    assert (await rayhaul(environs["bob"], "hosts")).stdout == "no origin is in use\n"
+
+
 async def test_what_an_agent_does_for_a_job(scene: Scene, olga: Environ) -> None:
     """A row for each stripe, with what the agent has told; the second one has told nothing yet."""
     leases = scene.site.plane.leases[scene.running]
@@ -289,7 +300,15 @@ async def test_wrong_command_lines(tmp_path: Path, arguments: list[str], said: s
 
 @pytest.mark.parametrize(
     "arguments",
-    [["dlq"], ["dlq", "replay", "--all"], ["dlq", "delete", "job_1"], ["queue"], ["agents"], ["job", "j", "--state"]],
+    [
+        ["dlq"],
+        ["dlq", "replay", "--all"],
+        ["dlq", "delete", "job_1"],
+        ["queue"],
+        ["agents"],
+        ["hosts"],
+        ["job", "j", "--state"],
+    ],
 )
 async def test_nobody_there(tmp_path: Path, arguments: list[str]) -> None:
     """Where there is no cluster each ends with the code for that."""

@@ -88,6 +88,15 @@ async def test_the_agents(scene: Scene, olga: AsyncClient) -> None:
             await ask
 
 
+async def test_the_hosts(alice: AsyncClient, olga: AsyncClient) -> None:
+    """Operators see all of them, a user those of its running jobs."""
+    assert [(host.host, host.connections_max, host.jobs_waiting) for host in await olga.hosts()] == [
+        ("busy.example:443", 32, 0),
+        ("slow.example:8443", 2, 3),
+    ]
+    assert [host.host for host in await alice.hosts()] == ["busy.example:443"]
+
+
 async def test_the_live_state(scene: Scene, olga: AsyncClient) -> None:
     """The job, its leases and its upload."""
     state = await olga.job_state(scene.running)

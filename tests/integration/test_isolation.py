@@ -59,6 +59,7 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/metrics"): (Kind.ANY, None),
     ("GET", "/alerts"): (Kind.ANY, None),
     ("GET", "/slo"): (Kind.ANY, None),
+    ("GET", "/hosts"): (Kind.ANY, None),
     ("GET", "/jobs/{job_id}"): (Kind.OWN, None),
     ("DELETE", "/jobs/{job_id}"): (Kind.OWN, None),
     ("POST", "/jobs/{job_id}/pause"): (Kind.OWN, None),

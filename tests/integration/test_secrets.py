@@ -123,7 +123,7 @@ class Asking:
             await self.ask("GET", f"/jobs/{job_id}{path}")
         operator = self._service.operator
         await self.ask("GET", f"/internal/jobs/{job_id}/state", key=operator)
-        for path in ("/jobs", "/dlq", "/queue", "/agents", "/metrics", "/keys", "/logs", "/openapi.json"):
+        for path in ("/jobs", "/dlq", "/queue", "/agents", "/hosts", "/metrics", "/keys", "/logs", "/openapi.json"):
             await self.ask("GET", path, key=operator)
 
 

@@ -1,0 +1,45 @@
+"""One turn's choice of jobs by what their hosts bear: those that may not start now are put out of the way."""
+
+from collections import Counter
+
+from actors.book import Book
+from actors.draft import Draft
+from rayhaul.origins import host_of_job
+from rayhaul.policy.queueing import Waiting, WaitingQueue
+
+
+class HostTurns:
+    def __init__(self, draft: Draft, book: Book) -> None:
+        self._draft = draft
+        self._book = book
+        #: Leases begun in this turn, by host: the book does not know them yet.
+        self._begun = Counter[str]()
+
+    def room(self, host: str) -> int:
+        return max(0, self._book.hosts.room(host, self._draft.now_s) - self._begun[host])
+
+    def may_start(self, waiting: Waiting) -> bool:
+        """Whether its host has a connection for one more lease; else the job stands aside until it has."""
+        job = self._draft.job(waiting.job_id)
+        if job is None:
+            return True
+        host = host_of_job(job)
+        if self._is_put_off(self._book.waiting, waiting, host):
+            return False
+        if self.room(host) <= 0:
+            self._book.held_back.push(waiting, host, self._draft.now_s)
+            return False
+        self._begun[host] += 1
+        return True
+
+    def may_look(self, waiting: Waiting) -> bool:
+        """Whether a job's source may be looked at; else it waits until its host may be asked again."""
+        job = self._draft.job(waiting.job_id)
+        return job is None or not self._is_put_off(self._book.unprobed, waiting, host_of_job(job))
+
+    def _is_put_off(self, queue: WaitingQueue, waiting: Waiting, host: str) -> bool:
+        until_s = self._book.hosts.pause_until_s(host, self._draft.now_s)
+        if until_s is None:
+            return False
+        queue.push(waiting._replace(ready_at_s=until_s), self._draft.now_s)
+        return True

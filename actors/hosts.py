@@ -1,0 +1,284 @@
+"""What the scheduler remembers of origin hosts: their budgets, and who may have how many connections there.
+
+Laws of this file:
+1. What an agent was told counts as in use until it has reported that it goes by something smaller, and that no more is
+   under way. Nobody is told of more while the sum of what is in use would pass the budget.
+2. Nothing here is in the ledger. After a change of leadership agents tell what they were granted; before one is heard
+   of, its leases count as using all that they can.
+3. Bounded: a host stands here while it has leases or shares, and at most `HOSTS_MAX` others while they recover.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rayhaul.origins import HostGrant, HostUse
+from rayhaul.policy import hosts as policy
+from rayhaul.policy.hosts import Budget
+from rayhaul.settings import HostsSettings
+
+#: Budgets that are remembered of hosts that refused; the first known is forgotten first.
+HOSTS_MAX = 10_000
+#: Time between two looks at what may grow or be forgotten.
+_TEND_S = 1.0
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one agent may have at one host."""
+
+    told: int = 0
+    version: int = 0
+    #: At most so many are in use there.
+    in_use_max: int = 0
+    #: In use, as last reported.
+    connections: int = 0
+
+
+@dataclass(slots=True)
+class _Site:
+    """A host that is in use."""
+
+    #: Connections that leases could use, by agent.
+    wants: Counter[str] = field(default_factory=Counter)
+    leases: set[str] = field(default_factory=set)
+    shares: dict[str, _Share] = field(default_factory=dict)
+    #: Who should have how many; None: to be made anew.
+    targets: Mapping[str, int] | None = None
+
+    @property
+    def given_out(self) -> int:
+        return sum(share.in_use_max for share in self.shares.values())
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host, as it is shown."""
+
+    host: str
+    connections: int
+    connections_max: int
+    pause_until_s: float | None
+    lease_ids: Sequence[str]
+
+
+class Hosts:
+    def __init__(self, settings: HostsSettings) -> None:
+        self._settings = settings
+        self._sites: dict[str, _Site] = {}
+        #: Of hosts that refused; all others have a whole one.
+        self._budgets: dict[str, Budget] = {}
+        self._lease: dict[str, tuple[str, str, int]] = {}
+        self._hosts_of_agent: defaultdict[str, set[str]] = defaultdict(set)
+        self._tended_at_s = float("-inf")
+
+    # --- leases ---
+
+    def add_lease(self, lease_id: str, agent: str, host: str, connections: int) -> None:
+        site = self._sites.setdefault(host, _Site())
+        self._lease[lease_id] = (agent, host, connections)
+        site.leases.add(lease_id)
+        site.wants[agent] += connections
+        site.targets = None
+        self._share(site, host, agent)
+
+    def drop_lease(self, lease_id: str) -> None:
+        known = self._lease.pop(lease_id, None)
+        if known is None:
+            return
+        agent, host, connections = known
+        site = self._sites[host]
+        site.leases.discard(lease_id)
+        site.wants[agent] -= connections
+        if site.wants[agent] <= 0:
+            del site.wants[agent]
+        site.targets = None
+
+    def forget_leases(self) -> None:
+        """Begin anew with the leases, before those that stand are added; who may use what stays known."""
+        for lease_id in list(self._lease):
+            self.drop_lease(lease_id)
+
+    def assume(self) -> None:
+        """Count the leases of agents that were told nothing by us as using all they can: they may have been told by
+        another scheduler, or in a turn whose end we did not see.
+        """
+        for site in self._sites.values():
+            for agent, wanted in site.wants.items():
+                share = site.shares[agent]
+                if share.version == 0:
+                    share.in_use_max = max(share.in_use_max, wanted)
+
+    def part_with(self, agent: str) -> None:
+        """Forget what an agent uses that has ended, or lost all it had."""
+        for host in self._hosts_of_agent.pop(agent, set()):
+            site = self._sites[host]
+            del site.shares[agent]
+            if agent in site.wants:
+                # Leases that are about to be handed back.
+                self._share(site, host, agent)
+            self._tidy(host)
+
+    # --- what may begin ---
+
+    def room(self, host: str, now_s: float) -> int:
+        """Return how many more leases would find a connection there."""
+        budget = self._budgets.get(host)
+        if budget is not None and budget.is_pausing(now_s):
+            return 0
+        site = self._sites.get(host)
+        leases_count = 0 if site is None else len(site.leases)
+        return (self._settings.connections_max if budget is None else budget.connections) - leases_count
+
+    def pause_until_s(self, host: str, now_s: float) -> float | None:
+        """Return until when the host is left alone; None: it may be asked."""
+        budget = self._budgets.get(host)
+        return budget.pause_until_s if budget is not None and budget.is_pausing(now_s) else None
+
+    # --- what agents say and are told ---
+
+    def hear(self, agent: str, uses: Iterable[HostUse], now_s: float) -> None:
+        """Take in a report: what is in use, and what was refused."""
+        seen = set()
+        for use in uses:
+            seen.add(use.host)
+            self._hear_use(agent, use)
+            if use.refused_ago_s is not None or use.pause_s > 0:
+                self._hear_refusal(use, now_s)
+        for host in self._hosts_of_agent.get(agent, set()) - seen:
+            site = self._sites[host]
+            if agent not in site.wants:
+                self._drop_share(host, agent)
+            else:
+                # The order is on its way to it.
+                site.shares[agent].connections = 0
+
+    def _hear_use(self, agent: str, use: HostUse) -> None:
+        site = self._sites.get(use.host)
+        if site is None:
+            if use.connections <= 0 and use.granted <= 0:
+                return
+            site = self._sites[use.host] = _Site()
+        share = self._share(site, use.host, agent)
+        share.connections = max(0, use.connections)
+        if use.version >= share.version:
+            # It goes by the last we told, or by what another scheduler told it.
+            share.version, share.told = use.version, use.granted
+            share.in_use_max = max(use.granted, use.connections)
+        if agent not in site.wants and share.in_use_max == 0:
+            self._drop_share(use.host, agent)
+
+    def _hear_refusal(self, use: HostUse, now_s: float) -> None:
+        site, before = self._sites.get(use.host), self._budgets.get(use.host)
+        if use.refused_ago_s is None:
+            return
+        after = policy.refused(
+            before or policy.whole(self._settings, now_s),
+            at_s=now_s - max(0.0, use.refused_ago_s),
+            pause_s=use.pause_s,
+            given_out=0 if site is None else site.given_out,
+            now_s=now_s,
+            settings=self._settings,
+        )
+        if after != before:
+            self._put(use.host, after)
+
+    def grants(self, agent: str, now_s: float) -> tuple[HostGrant, ...]:
+        """Return what an agent may use from now on, for each host where it has leases or connections."""
+        return tuple(self.grant(agent, host, now_s) for host in sorted(self._hosts_of_agent.get(agent, ())))
+
+    def grant(self, agent: str, host: str, now_s: float) -> HostGrant:
+        """Tell an agent its share at one host: as much as the others have left of it by now."""
+        site = self._sites.setdefault(host, _Site())
+        share = self._share(site, host, agent)
+        budget = self._budgets.get(host)
+        connections = self._settings.connections_max if budget is None else budget.connections
+        if site.targets is None:
+            site.targets = policy.shares(connections, site.wants)
+        free = connections - (site.given_out - share.in_use_max)
+        allowed = max(0, min(site.targets.get(agent, 0), free))
+        if allowed != share.told or share.version == 0:
+            share.version += 1
+            share.told = allowed
+        share.in_use_max = max(share.in_use_max, allowed)
+        pause_s = 0.0 if budget is None else max(0.0, budget.pause_until_s - now_s)
+        return HostGrant(host=host, connections=allowed, version=share.version, pause_s=pause_s)
+
+    # --- the course of time ---
+
+    def tend(self, now_s: float, online: Iterable[str]) -> None:
+        """Give back to hosts what they have earned, and forget what is over. Cheap when nothing is due."""
+        if 0 <= now_s - self._tended_at_s < _TEND_S:
+            return
+        self._tended_at_s = now_s
+        for agent in self._hosts_of_agent.keys() - set(online):
+            self._drop_idle(agent)
+        for host, budget in list(self._budgets.items()):
+            site = self._sites.get(host)
+            given_out = 0 if site is None else site.given_out
+            after = policy.regrown(budget, given_out=given_out, now_s=now_s, settings=self._settings)
+            if policy.is_whole(after, now_s, self._settings):
+                del self._budgets[host]
+            elif after is not budget:
+                self._budgets[host] = after
+            if site is not None and after is not budget:
+                site.targets = None
+
+    def _drop_idle(self, agent: str) -> None:
+        """An agent that is offline has stopped by itself; what it still has leases for, it may come back to."""
+        for host in list(self._hosts_of_agent[agent]):
+            if agent not in self._sites[host].wants:
+                self._drop_share(host, agent)
+
+    def shift(self, by_s: float) -> None:
+        self._budgets = {host: policy.shifted(budget, by_s) for host, budget in self._budgets.items()}
+
+    # --- what is shown ---
+
+    def records(self, now_s: float) -> Sequence[HostRecord]:
+        """Return the hosts that are in use or recover, by name."""
+        return [self._record(host, now_s) for host in sorted(self._sites.keys() | self._budgets.keys())]
+
+    def _record(self, host: str, now_s: float) -> HostRecord:
+        site, budget = self._sites.get(host), self._budgets.get(host)
+        return HostRecord(
+            host=host,
+            connections=0 if site is None else sum(share.connections for share in site.shares.values()),
+            connections_max=self._settings.connections_max if budget is None else budget.connections,
+            pause_until_s=self.pause_until_s(host, now_s),
+            lease_ids=() if site is None else sorted(site.leases),
+        )
+
+    def given_out(self) -> Mapping[str, int]:
+        """Return how many connections may be in use at most, by host."""
+        return {host: site.given_out for host, site in self._sites.items()}
+
+    # --- keeping ---
+
+    def _share(self, site: _Site, host: str, agent: str) -> _Share:
+        share = site.shares.get(agent)
+        if share is None:
+            share = site.shares[agent] = _Share()
+            self._hosts_of_agent[agent].add(host)
+        return share
+
+    def _drop_share(self, host: str, agent: str) -> None:
+        del self._sites[host].shares[agent]
+        of_agent = self._hosts_of_agent[agent]
+        of_agent.discard(host)
+        if not of_agent:
+            del self._hosts_of_agent[agent]
+        self._tidy(host)
+
+    def _tidy(self, host: str) -> None:
+        site = self._sites[host]
+        if not site.leases and not site.shares:
+            del self._sites[host]
+
+    def _put(self, host: str, budget: Budget) -> None:
+        while len(self._budgets) >= HOSTS_MAX and host not in self._budgets:
+            del self._budgets[next(iter(self._budgets))]
+        self._budgets[host] = budget
+        site = self._sites.get(host)
+        if site is not None:
+            site.targets = None

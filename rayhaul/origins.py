@@ -1,0 +1,57 @@
+"""What scheduler and agents say to each other of the hosts that files come from.
+
+A host is `host:port` in lower case: two servers on one machine are two hosts. Its connections are a budget of the whole
+cluster: the scheduler grants each agent a share, and agents tell what they use of it and what the host refused.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from rayhaul.job import Job
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL.
+
+    >>> host_of("https://user:pass@Example.org/a"), host_of("http://[::1]:8080/")
+    ('example.org:443', '[::1]:8080')
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or _PORTS.get(parts.scheme, 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def host_of_job(job: Job) -> str:
+    """Return the host that the job's bytes come from: the one redirects led to, once the file was looked at."""
+    return host_of(job.spec.url if job.metadata is None else job.metadata.final_url)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGrant:
+    """How many connections an agent may have at a host, from all its leases together."""
+
+    host: str
+    connections: int
+    #: Of two grants the one with the higher version counts.
+    version: int
+    #: No request begins before this is over, seconds from now.
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUse:
+    """What an agent does at a host, and what the host said of it."""
+
+    host: str
+    #: Under way now.
+    connections: int
+    #: The grant it goes by: 0 where it has none yet.
+    granted: int
+    version: int
+    #: How long ago the host last refused a request with 429 or 503; None: not lately.
+    refused_ago_s: float | None = None
+    #: What is left of the time for which the host asked us not to come back.
+    pause_s: float = 0.0

@@ -1,0 +1,151 @@
+"""The connections that one process has at each host: no more than was granted, and none begins while it pauses.
+
+Laws of this file:
+1. A grant is for all leases of the process together. One that shrinks stops nothing that is under way: the next request
+   waits until there are fewer.
+2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business.
+3. Nobody waits for ever: after `WAIT_S_MAX` the source counts as busy, and what follows is as for its own refusal.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from rayhaul.errors import RayhaulError, SourceBusy
+from rayhaul.origins import HostGrant, HostUse, host_of
+
+#: Longest wait for a connection within one try. A longer pause needs no slot: the job waits in the queue.
+WAIT_S_MAX = 60.0
+#: A lease that waits says so this often.
+_ROUND_S = 5.0
+#: Hosts that are remembered in one process beyond those of its leases.
+_GATES_MAX = 1000
+
+
+class HostGate:
+    def __init__(self, host: str, monotonic: Callable[[], float]) -> None:
+        self.host = host
+        self._monotonic = monotonic
+        #: None before the first grant: as many as are asked for.
+        self._granted: int | None = None
+        self._version = 0
+        self.used = 0
+        #: By the scheduler's word, and by the host's own.
+        self._paused_until_s = float("-inf")
+        self._refused_until_s = float("-inf")
+        self.refused_at_s: float | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, grant: HostGrant) -> None:
+        """Go by a grant from now on; by an older one than the last, not."""
+        if grant.version < self._version:
+            return
+        self._granted, self._version = grant.connections, grant.version
+        self._paused_until_s = self._monotonic() + grant.pause_s if grant.pause_s > 0 else float("-inf")
+        self._wake()
+
+    @asynccontextmanager
+    async def turn(self, waiting: Callable[[], None]) -> AsyncIterator[None]:
+        """Hold a connection for the time of the block; `waiting` is called now and then before.
+
+        Raises: SourceBusy where there is none for too long. One out of the block is the host's own.
+        """
+        await self._enter(waiting)
+        try:
+            yield
+        except SourceBusy as error:
+            self.refuse(error.retry_after_s)
+            raise
+        finally:
+            self.used -= 1
+            self._wake()
+
+    def refuse(self, retry_after_s: float | None) -> None:
+        """Note that the host has just refused a request."""
+        now_s = self._monotonic()
+        self.refused_at_s = now_s
+        self._refused_until_s = max(self._refused_until_s, now_s + (retry_after_s or 0.0))
+
+    def use(self) -> HostUse:
+        now_s = self._monotonic()
+        return HostUse(
+            host=self.host,
+            connections=self.used,
+            granted=self._granted or 0,
+            version=self._version,
+            refused_ago_s=None if self.refused_at_s is None else now_s - self.refused_at_s,
+            pause_s=max(0.0, self._refused_until_s - now_s),
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        return self.used == 0 and self.refused_at_s is None and self._pause_s() <= 0
+
+    def _pause_s(self) -> float:
+        return max(self._paused_until_s, self._refused_until_s) - self._monotonic()
+
+    def _is_free(self) -> bool:
+        return self._pause_s() <= 0 and (self._granted is None or self.used < self._granted)
+
+    async def _enter(self, waiting: Callable[[], None]) -> None:
+        until_s = self._monotonic() + WAIT_S_MAX
+        while not self._is_free():
+            now_s, pause_s = self._monotonic(), self._pause_s()
+            if now_s + max(0.0, pause_s) > until_s or now_s >= until_s:
+                raise SourceBusy(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
+            waiting()
+            round_s = min(_ROUND_S, until_s - now_s, pause_s if pause_s > 0 else _ROUND_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(round_s):
+                    await self._changed.wait()
+        self.used += 1
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class Gates:
+    """The gates of one process, by host."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._gates: dict[str, HostGate] = {}
+
+    def of(self, grant: HostGrant | None) -> HostGate | None:
+        """Return the gate that an order's requests go through; None where the scheduler knows none."""
+        if grant is None:
+            return None
+        gate = self._gate(grant.host)
+        gate.take(grant)
+        return gate
+
+    def take(self, grants: Iterable[HostGrant]) -> None:
+        """Go by what the scheduler grants. Of a host that is not known here any more, nothing is needed."""
+        for grant in grants:
+            if grant.host in self._gates:
+                self._gates[grant.host].take(grant)
+
+    def note(self, url: str, error: RayhaulError) -> None:
+        """Note how a request outside the gates failed."""
+        host = host_of(url)
+        if isinstance(error, SourceBusy) and (host in self._gates or len(self._gates) < _GATES_MAX):
+            self._gate(host).refuse(error.retry_after_s)
+
+    def uses(self, needed: Collection[str]) -> tuple[HostUse, ...]:
+        """Return what there is to tell, and forget the hosts of which there is nothing and that are not `needed`."""
+        for host in [host for host, gate in self._gates.items() if gate.is_idle and host not in needed]:
+            del self._gates[host]
+        return tuple(gate.use() for gate in self._gates.values())
+
+    def settle(self, told: Iterable[HostUse], told_at_s: float) -> None:
+        """Forget the refusals that the scheduler has heard of by now."""
+        for use in told:
+            gate = self._gates.get(use.host)
+            if gate is not None and gate.refused_at_s is not None and gate.refused_at_s <= told_at_s:
+                gate.refused_at_s = None
+
+    def _gate(self, host: str) -> HostGate:
+        if host not in self._gates:
+            self._gates[host] = HostGate(host, self._monotonic)
+        return self._gates[host]
