@@ -40,6 +40,8 @@ RESULTS = Path(__file__).parent / "results"
 #: With the default 32 slots each: what a small cluster has.
 _AGENTS = 4
 _USERS = 10
+#: So many that none of them holds jobs back for want of connections.
+_HOSTS = 16
 _BATCH_JOBS = 1000
 #: Batches a client sends at once.
 _BATCHES_AT_ONCE = 4
@@ -199,7 +201,7 @@ async def _submit(scheduler: Scheduler, jobs_count: int) -> None:
     async def submit(first: int) -> None:
         specs = tuple(
             JobSpec(
-                url=f"https://origin.example/releases/{number:09d}/data.bin",
+                url=f"https://origin-{number % _HOSTS}.example/releases/{number:09d}/data.bin",
                 priority=priorities[number % len(priorities)],
             )
             for number in range(first, min(first + _BATCH_JOBS, jobs_count))

@@ -74,6 +74,12 @@ class Origin:
         #: Connections open now, and the most that ever were.
         self.connections_open = 0
         self.connections_open_max = 0
+        #: More requests at once are refused with 429 and `Retry-After: 1`; None: none is.
+        self.requests_max: int | None = None
+        #: Requests under way that were not refused, the most that ever were, and how many were refused.
+        self.requests_under_way = 0
+        self.requests_under_way_max = 0
+        self.refused_count = 0
 
     @property
     def host_port(self) -> str:
@@ -170,6 +176,20 @@ class Origin:
         return request
 
     async def _answer(self, request: Seen, writer: asyncio.StreamWriter) -> None:
+        if self.requests_max is not None and self.requests_under_way >= self.requests_max:
+            self.refused_count += 1
+            await self._send(
+                Reply(status=429, headers=(("Retry-After", "1"),), body=b"slow down"), request, writer, None
+            )
+            return
+        self.requests_under_way += 1
+        self.requests_under_way_max = max(self.requests_under_way_max, self.requests_under_way)
+        try:
+            await self._answer_one(request, writer)
+        finally:
+            self.requests_under_way -= 1
+
+    async def _answer_one(self, request: Seen, writer: asyncio.StreamWriter) -> None:
         file = self._files.get(request.path)
         if file is None:
             await self._send(Reply(status=404, body=b"<html>not here</html>"), request, writer, None)

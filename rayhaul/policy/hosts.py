@@ -19,7 +19,7 @@ from rayhaul.settings import HostsSettings
 
 #: What was on its way when agents heard of a decrease comes back refused within this: a heartbeat to tell the
 #: scheduler, one to tell the others, and the host's time to answer.
-BURST_S = 5.0
+BURST_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)

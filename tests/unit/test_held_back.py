@@ -1,6 +1,7 @@
 """Jobs that stand aside: none is lost, none is in the way, and none is looked at again without need."""
 
 from collections import Counter
+from typing import Any
 
 from rayhaul.job import Priority
 from rayhaul.policy.held_back import HeldBack, choose
@@ -73,7 +74,7 @@ def test_limits_hold() -> None:
         aside.push(job(number), "h", NOW_S)
         aside.push(job(10 + number, "bob"), "h", NOW_S)
         aside.push(job(20 + number, "bob", Priority.HIGH), "h", NOW_S)
-    limits = {"but": frozenset({Priority.HIGH}), "running": {"ann": 1}, "running_max": 2}
+    limits: dict[str, Any] = {"but": frozenset({Priority.HIGH}), "running": {"ann": 1}, "running_max": 2}
     aside.readmit(queue, 10, NOW_S, lambda _: 10, **limits)
     assert (len(queue), queue.depth()[Priority.HIGH]) == (3, 0)
     taken = choose(queue, NOW_S, 10, lambda _: True, **limits)
