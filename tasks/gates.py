@@ -8,6 +8,7 @@ Laws of this file:
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 
@@ -35,6 +36,8 @@ class HostGate:
         self._refused_until_s = float("-inf")
         self.refused_at_s: float | None = None
         self._changed = asyncio.Event()
+        #: Who waits, in the order of coming: a lease with many lanes is not always first.
+        self._line: deque[object] = deque()
 
     def take(self, grant: HostGrant) -> None:
         """Go by a grant from now on; by an older one than the last, not."""
@@ -46,11 +49,13 @@ class HostGate:
 
     @asynccontextmanager
     async def turn(self, waiting: Callable[[], None]) -> AsyncIterator[None]:
-        """Hold a connection for the time of the block; `waiting` is called now and then before.
+        """Hold a connection for the time of the block; before, where it has to wait, `waiting` is called now and then.
 
         Raises: SourceBusy where there is none for too long. One out of the block is the host's own.
         """
-        await self._enter(waiting)
+        if self._line or not self._is_free():
+            await self._wait(waiting)
+        self.used += 1
         try:
             yield
         except SourceBusy as error:
@@ -87,9 +92,18 @@ class HostGate:
     def _is_free(self) -> bool:
         return self._pause_s() <= 0 and (self._granted is None or self.used < self._granted)
 
-    async def _enter(self, waiting: Callable[[], None]) -> None:
+    async def _wait(self, waiting: Callable[[], None]) -> None:
+        place = object()
+        self._line.append(place)
+        try:
+            await self._wait_at(place, waiting)
+        finally:
+            self._line.remove(place)
+            self._wake()
+
+    async def _wait_at(self, place: object, waiting: Callable[[], None]) -> None:
         until_s = self._monotonic() + WAIT_S_MAX
-        while not self._is_free():
+        while not (self._line[0] is place and self._is_free()):
             now_s, pause_s = self._monotonic(), self._pause_s()
             if now_s + max(0.0, pause_s) > until_s or now_s >= until_s:
                 raise SourceBusy(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
@@ -98,7 +112,6 @@ class HostGate:
             with suppress(TimeoutError):
                 async with asyncio.timeout(round_s):
                     await self._changed.wait()
-        self.used += 1
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from rayhaul.errors import SourceError, SourceStalled
@@ -81,11 +81,15 @@ class Intake:
                 self._control.progress(-flow.bytes_counted)
                 raise
 
-    def _turn(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
         """Hold one of the host's connections."""
         if self._gate is None:
-            return nullcontext()
-        return self._gate.turn(lambda: self._control.doing(AT_GATE))
+            yield
+            return
+        async with self._gate.turn(lambda: self._control.doing(AT_GATE)):
+            self._control.doing("moving bytes")
+            yield
 
     async def _opened(self, stack: AsyncExitStack, open_at: OpenAt) -> AsyncIterator[bytes]:
         while True:

@@ -76,6 +76,9 @@ def check_book(scheduler: Scheduler, reference: ReferenceLedger) -> None:
         violated("book", f"leases differ: {_difference(book.leases, rows.leases)}")
     if book.sessions != rows.live_sessions:
         violated("book", f"uploads differ: {_difference(book.sessions, rows.live_sessions)}")
+    must(book.hosts._lease.keys() == book.leases.keys(), "book", "hosts count other leases than those that stand")
+    twice = [job_id for job_id in book.held_back._host_of if job_id in book.waiting or job_id not in book.jobs]
+    must(not twice, "book", f"held back, and elsewhere: {twice[:2]}")
     must(book.dead_letters_count == rows.dead_letters_count, "book", "dead letters are miscounted")
 
 

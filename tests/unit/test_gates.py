@@ -63,6 +63,23 @@ async def test_it_shrinks_and_grows_under_way() -> None:
     assert (gate.used, gate.use().connections, gate.use().version) == (0, 0, 3)
 
 
+async def test_who_came_first_is_first() -> None:
+    """A lane that takes one part after the other lets those by that wait."""
+    gate, order = HostGate(HOST, Clock()), list[str]()
+    gate.take(grant(1, 1))
+
+    async def lane(name: str) -> None:
+        for _ in range(3):
+            async with gate.turn(lambda: None):
+                order.append(name)
+                await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("a", "b"):
+            group.create_task(lane(name))
+    assert order == ["a", "b", "a", "b", "a", "b"]
+
+
 async def test_a_refusal_pauses_the_host_here() -> None:
     """Nothing begins before Retry-After is over, whatever was granted; a lease does not hang for a long one."""
     clock = Clock()
