@@ -72,8 +72,8 @@ export const hostsView = () => polled("Hosts", async () => {
   const found = await get("/hosts").catch(absent);
   if (!found) return [el("p", { class: "hint" }, "This release does not tell of hosts.")];
   if (!found.hosts.length) return [el("p", { class: "hint" }, "No origin has been asked lately.")];
-  return [table("Origin hosts", [["Host"], ["Connections", "number"], ["Speed", "number"], ["Backs off until"]], found.hosts.map((host) => el("tr", {},
-    cell(host.host), cell(String(host.connections), "number"), cell(rate(host.bytesPerSecond), "number"), cell(moment(host.backingOffUntil)))))];
+  return [table("Origin hosts", [["Host"], ["Connections", "number"], ["Speed", "number"], ["Jobs waiting", "number"], ["Backs off until"]], found.hosts.map((host) => el("tr", {},
+    cell(host.host), cell(`${host.connections} of ${host.connectionsMax}`, "number"), cell(rate(host.bytesPerSecond), "number"), cell(String(host.jobsWaiting), "number"), cell(moment(host.backingOffUntil)))))];
 });
 
 const percent = (ratio) => (ratio === null || ratio === undefined ? "no data yet" : `${(ratio * 100).toFixed(3)} %`);
