@@ -38,12 +38,14 @@ _CHECKOUT = Path(__file__).parents[2]
 #: Runs as the first process of a host: what the host sees as its own comes in the environment.
 _INIT = """
 set -eu
-# A checkout below /tmp stays where it is, with the interpreter in it, when the host gets a /tmp of its own.
-mkdir "$HOST_DIR/checkout"
+# A checkout below /tmp and a home there stay where they are when the host gets a /tmp of its own.
+mkdir "$HOST_DIR/checkout" "$HOST_DIR/lower"
 mount --bind "$CHECKOUT" "$HOST_DIR/checkout"
+mount --bind "$HOST_HOME" "$HOST_DIR/lower"
 mount --bind "$HOST_DIR/tmp" /tmp
 case "$CHECKOUT" in /tmp/*) mkdir -p "$CHECKOUT" && mount --bind "$HOST_DIR/checkout" "$CHECKOUT" ;; esac
-mount -t overlay overlay -o "lowerdir=$HOST_HOME,upperdir=$HOST_DIR/home,workdir=$HOST_DIR/work" "$HOST_HOME"
+mkdir -p "$HOST_HOME"
+mount -t overlay overlay -o "lowerdir=$HOST_DIR/lower,upperdir=$HOST_DIR/home,workdir=$HOST_DIR/work" "$HOST_HOME"
 exec "$SSHD" -D -e -f "$HOST_DIR/sshd_config"
 """
 
