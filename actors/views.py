@@ -102,10 +102,10 @@ def _waits_for(book: Book, job: Job, now: datetime) -> str | None:
         (job.status is JobStatus.PAUSED, "its owner paused it"),
         (next_at is not None and next_at > now, f"its next attempt at {_told(next_at)}"),
         (not takers, "an agent: none takes leases"),
+        (paused_until_s is not None, f"its host, which asked not to be asked before {_told(_at(paused_until_s))}"),
         (job.metadata is None, "its metadata: an agent looks at the source"),
         (not_before is not None and not_before > now, f"its begin at {_told(not_before)}"),
         (book.parking.is_parked, f"the bucket: {book.parking.why}"),
-        (paused_until_s is not None, f"its host, which asked not to be asked before {_told(_at(paused_until_s))}"),
         (job.id in book.held_back, f"a connection: the cluster has all it may have at {host}"),
         (job.spec.priority in book.paused, f"its priority: {job.spec.priority} is paused"),
     )

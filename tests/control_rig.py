@@ -54,10 +54,12 @@ from rayhaul.lease import (
 from rayhaul.ledger.base import JobFilter, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter, Metric
+from rayhaul.origins import HostGrant, HostUse
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.policy.objectives import Objective
 from rayhaul.settings import (
     AgentSettings,
+    HostsSettings,
     LedgerSettings,
     LivenessSettings,
     QueueSettings,
@@ -107,6 +109,7 @@ def rig_settings(**groups: dict[str, Any]) -> Settings:
     """Return the settings as they are shipped, but for these, by group; no environment, no `.env`."""
     kinds: dict[str, Any] = {
         "agent": AgentSettings,
+        "hosts": HostsSettings,
         "ledger": LedgerSettings,
         "liveness": LivenessSettings,
         "queue": QueueSettings,
@@ -146,6 +149,10 @@ class HandAgent:
     asked: list[TrimOrder] = field(default_factory=list)
     #: What it says of a lease, where that is not that bytes move right now.
     tells: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: What it says of hosts.
+    uses: tuple[HostUse, ...] = ()
+    #: What it may use of them, by the last answers.
+    granted: dict[str, HostGrant] = field(default_factory=dict)
     #: Of each thing told: whether it counted.
     counted: dict[str, bool] = field(default_factory=dict)
 
@@ -272,6 +279,7 @@ class HandAgent:
             "let_go": frozenset(self.let_go),
             "progress": progress,
             "notices": tuple(notice for notice, _ in self.waiting.values()),
+            "hosts": self.uses,
         }
         return AgentReport(**{**facts, **changes})
 
@@ -293,6 +301,7 @@ class HandAgent:
 
     def take(self, reply: ReportReply) -> None:
         self.let_go.clear()
+        self.granted = {grant.host: grant for grant in reply.hosts}
         for notice_id in reply.acknowledged:
             _, ends = self.waiting.pop(notice_id, (None, None))
             self.counted[notice_id] = notice_id not in reply.refused

@@ -1,0 +1,86 @@
+"""Origin hosts in the scheduler's hands: who waits for one is in nobody's way, and one that refuses us rests."""
+
+from collections import Counter
+
+from control_rig import HandAgent, Rig, rig_with
+
+from rayhaul.job import JobStatus
+from rayhaul.ledger.base import Role, Viewer
+from rayhaul.origins import HostUse, host_of
+
+SLOW, FINE = "https://slow.example/file.bin", "https://fine.example/file.bin"
+
+
+def hosts_of(agent: HandAgent) -> Counter[str]:
+    return Counter(host_of(order.url) for order in agent.transfers)
+
+
+async def looked_at(rig: Rig, agent: HandAgent) -> None:
+    """Have the metadata of all that the agent looks at, and what can start started."""
+    for _ in range(3):
+        for order in agent.probes:
+            if order.order_id not in {ends for _, ends in agent.waiting.values()}:
+                agent.tell_found(order, final_url=order.url)
+        await rig.beat()
+
+
+async def test_a_full_host_holds_nobody_up() -> None:
+    """Two connections a host: two of its jobs run, three stand aside and say so, those of another host go by; as soon
+    as one has ended the next one starts.
+    """
+    async with rig_with(hosts={"connections_max": 2}, agent={"slots": 8}) as rig:
+        (agent,) = await rig.begin(1)
+        slow = await rig.submit(5, url=SLOW)
+        await looked_at(rig, agent)
+        await rig.submit(2, url=FINE, user="bob")
+        await looked_at(rig, agent)
+        assert hosts_of(agent) == {"slow.example:443": 2, "fine.example:443": 2}
+        assert (len(rig.book.held_back), len(rig.book.waiting)) == (3, 0)
+        waiting = next(job_id for job_id in slow if job_id not in agent.job_ids)
+        state = await rig.scheduler.job_state(waiting)
+        assert state.waits_for == "a connection: the cluster has all it may have at slow.example:443"
+        assert sum((await rig.scheduler.queue()).depth.values()) == 3
+        assert sum(grant.connections for grant in agent.granted.values()) == 4
+        shown = await rig.scheduler.hosts(Viewer("bob"))
+        assert [(host.host, host.jobs_waiting) for host in shown] == [("fine.example:443", 0)]
+        await rig.restart()
+        await rig.live(2)
+        assert (len(rig.book.held_back), hosts_of(agent)["slow.example:443"]) == (3, 2)
+        agent.tell_done(agent.order_of(next(job_id for job_id in slow if job_id in agent.job_ids)))
+        await rig.live(2)
+        assert (len(rig.book.held_back), hosts_of(agent)["slow.example:443"]) == (2, 2)
+
+
+async def test_a_host_that_asks_to_be_left_alone() -> None:
+    """After a refusal nothing is started there, not even a look, until its time is over; every agent is told, and other
+    hosts are as they were.
+    """
+    async with rig_with(hosts={"connections_max": 8, "regrow_s": 5}, agent={"slots": 8}) as rig:
+        first, second = await rig.begin(2)
+        await rig.submit(1, url=SLOW)
+        await looked_at(rig, first)
+        await looked_at(rig, second)
+        holder = first if first.transfers else second
+        holder.uses = (
+            HostUse(host="slow.example:443", connections=8, granted=8, version=1, refused_ago_s=0.2, pause_s=30.0),
+        )
+        await rig.beat()
+        holder.uses = (HostUse(host="slow.example:443", connections=0, granted=4, version=9),)
+        await rig.beat()
+        grant = holder.granted["slow.example:443"]
+        assert (grant.connections, 28 < grant.pause_s <= 30) == (4, True)
+        (looking,) = await rig.submit(1, url=SLOW)
+        (other,) = await rig.submit(1, url=FINE)
+        for agent in (first, second, first, second):
+            await looked_at(rig, agent)
+        assert not first.probes
+        assert not second.probes
+        assert (await rig.status(other)) is JobStatus.DOWNLOADING
+        state = await rig.scheduler.job_state(looking)
+        assert str(state.waits_for).startswith("its host, which asked not to be asked before ")
+        shown = {host.host: host for host in await rig.scheduler.hosts(Viewer("olga", Role.OPERATOR))}
+        slow, fine = shown["slow.example:443"], shown["fine.example:443"]
+        assert (slow.connections_max, slow.backing_off_until is not None) == (4, True)
+        assert (fine.connections_max, fine.backing_off_until) == (8, None)
+        await rig.live(31)
+        assert [order.context.job_id for order in (*first.probes, *second.probes)] == [looking]
