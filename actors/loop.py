@@ -343,6 +343,7 @@ class Loop:
                     await self._read_session(draft, notice.session.session_id)
                 for upload in notice.uploads if isinstance(notice, Swept) else ():
                     await self._read_job(draft, upload.job_id)
+                    await self._read_session(draft, upload.session_id)
 
     async def _read_job(self, draft: Draft, job_id: str) -> None:
         if draft.job(job_id) is None:

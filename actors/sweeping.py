@@ -46,10 +46,13 @@ def mark_strays(draft: Draft, notice: Swept) -> bool:
     """Have the uploads aborted that belong to jobs of ours and that none of their sessions accounts for.
 
     They become sessions that are aborting, so that an agent is asked until it confirms that the store knows them no
-    more. The jobs were read into the draft before; of one that is not there nothing is known, so it is not ours.
+    more; one that is aborted stays so, also when it is told again. Jobs and sessions were read into the draft before;
+    of a job that is not there nothing is known, so it is not ours.
     """
     for upload in notice.uploads:
-        if draft.job(upload.job_id) is None or draft.knows_upload(upload.upload_id) or _may_be_told(draft, upload):
+        if draft.job(upload.job_id) is None or _may_be_told(draft, upload):
+            continue
+        if draft.session(upload.session_id) is not None or draft.knows_upload(upload.upload_id):
             continue
         log.warning("an upload is nobody's: %s", upload.key, extra={"jobId": upload.job_id})
         draft.put_session(upload, SessionState.ABORTING)

@@ -72,9 +72,17 @@ def test_a_look_every_ten_minutes() -> None:
     assert [index * 10 for index, order in enumerate(orders) if order is not None] == [600, 1200, 1800]
 
 
-def aborted(uploads: list[UploadSession], *, book: Book | None = None, loaded: Job | None = JOB) -> list[str]:
+def aborted(
+    uploads: list[UploadSession],
+    *,
+    book: Book | None = None,
+    loaded: Job | None = JOB,
+    over: UploadSession | None = None,
+) -> list[str]:
     """Return the ids of the uploads that a draft has aborted."""
     draft = Draft(book or Book(), NOW, NEW_ID)
+    if over is not None:
+        draft.load_session(over)
     if loaded is not None:
         draft.load(loaded)
     assert mark_strays(draft, Swept(notice_id="n", order_id="o", uploads=tuple(uploads)))
@@ -85,6 +93,8 @@ def test_uploads_of_our_jobs_that_no_session_accounts_for() -> None:
     """One that nobody was told of goes, once; one of a job that our ledger does not know is another cluster's."""
     assert aborted([LEFT, replace(LEFT, session_id="ses_2")]) == ["upload_1"]
     assert aborted([LEFT], loaded=None) == []
+    # The report came twice, and the upload was gone before the second time.
+    assert aborted([LEFT], over=replace(LEFT, state=SessionState.ABORTED)) == []
 
 
 def test_uploads_in_use_stay() -> None:
