@@ -82,6 +82,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, proxy: StoreProxy) -> Iter
         "RAYHAUL_SCALING__AGENTS_MAX": str(AGENTS + 1),
         "RAYHAUL_SCALING__COOLDOWN_S": "5",
         "RAYHAUL_SCALING__SMOOTHING_S": "1",
+        # Spread, these few jobs would take three of the new agent's four slots: 11 of 12 are more than 90 %.
+        "RAYHAUL_TRANSFER__STRIPE_PARTS_MIN": "10000",
     }
     with embedded(directory / "data", agents=AGENTS, **settings) as cluster:
         url = f"sqlite:///{cluster.data_dir / 'ledger.db'}"
