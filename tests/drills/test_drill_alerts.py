@@ -188,6 +188,31 @@ def test_every_rule_returns_data(watched: EmbeddedPatient, monitoring: Monitorin
     assert monitoring.fires("Watchdog")
 
 
+def test_busy_agents(watched: EmbeddedPatient, monitoring: Monitoring, origin: Origin, begin: Begin) -> None:
+    """All slots are taken: the alert fires, the scheduler adds an agent by the same rule, and that resolves it.
+
+    The first of the faults: the load of others would have added that agent before.
+    """
+    decided = watched.metric("rayhaul_scaling_decisions_total")
+    provoked = Provoked(begin, monitoring, "WorkerCapacityHigh", "slow jobs in all slots; mended by scaling out alone")
+    urls = [
+        origin.add(f"busy/{number}.bin", size=64 * MIB, seed=6, rate_bytes_per_s=128 * KIB)
+        for number in range(AGENTS * SLOTS)
+    ]
+    jobs = [post(watched, url, connections=1) for url in urls]
+    provoked.await_firing()
+    provoked.await_resolved()
+    running = [watched.books.job(job_id).status for job_id in jobs]
+    assert running == [JobStatus.DOWNLOADING] * len(jobs), "the load is still there"
+    watched.await_ready(agents=AGENTS + 1)
+    assert watched.metric("rayhaul_scaling_decisions_total") > decided
+    provoked.drill.remark(f"agents: {AGENTS} -> {AGENTS + 1}, decided by the rule's action auto-scale")
+    with watched.cluster.client() as client:
+        for job_id in jobs:
+            if client.get(job_id).status not in FINAL:
+                client.cancel(job_id)
+
+
 def test_dead_letter(watched: EmbeddedPatient, monitoring: Monitoring, origin: Origin, begin: Begin) -> None:
     """A job that ran out of attempts; it is replayed when its origin is well again."""
     provoked = Provoked(begin, monitoring, "DLQNonEmpty", "an origin answers 503 until a job is given up")
@@ -273,7 +298,7 @@ def test_backlog(watched: EmbeddedPatient, monitoring: Monitoring, origin: Origi
 
 def test_stopped_agent(watched: EmbeddedPatient, monitoring: Monitoring, begin: Begin) -> None:
     """An agent stands still (SIGSTOP) until it is offline, and goes on (SIGCONT)."""
-    watched.await_ready(agents=AGENTS)
+    watched.await_ready(agents=len(watched.agent_pids()))
     pid = next(iter(watched.agent_pids().values()))
     provoked = Provoked(begin, monitoring, "WorkerOffline", "SIGSTOP of an agent, then SIGCONT")
     provoked.drill.remark("offline after 12 s of silence, 60 s as delivered")
@@ -283,25 +308,3 @@ def test_stopped_agent(watched: EmbeddedPatient, monitoring: Monitoring, begin: 
     finally:
         os.kill(pid, signal.SIGCONT)
     provoked.await_resolved()
-
-
-def test_busy_agents(watched: EmbeddedPatient, monitoring: Monitoring, origin: Origin, begin: Begin) -> None:
-    """All slots are taken: the alert fires, the scheduler adds an agent by the same rule, and that resolves it."""
-    decided = watched.metric("rayhaul_scaling_decisions_total")
-    provoked = Provoked(begin, monitoring, "WorkerCapacityHigh", "slow jobs in all slots; mended by scaling out alone")
-    urls = [
-        origin.add(f"busy/{number}.bin", size=64 * MIB, seed=6, rate_bytes_per_s=128 * KIB)
-        for number in range(AGENTS * SLOTS)
-    ]
-    jobs = [post(watched, url, connections=1) for url in urls]
-    provoked.await_firing()
-    provoked.await_resolved()
-    running = [watched.books.job(job_id).status for job_id in jobs]
-    assert running == [JobStatus.DOWNLOADING] * len(jobs), "the load is still there"
-    watched.await_ready(agents=AGENTS + 1)
-    assert watched.metric("rayhaul_scaling_decisions_total") > decided
-    provoked.drill.remark(f"agents: {AGENTS} -> {AGENTS + 1}, decided by the rule's action auto-scale")
-    with watched.cluster.client() as client:
-        for job_id in jobs:
-            if client.get(job_id).status not in FINAL:
-                client.cancel(job_id)
