@@ -8,6 +8,8 @@ Laws of this file:
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from actors import stripes
@@ -35,7 +37,7 @@ from rayhaul.lease import (
     TrimOrder,
     UploadSession,
 )
-from rayhaul.ledger.base import Ledger
+from rayhaul.ledger.base import Ledger, Role, Viewer
 from rayhaul.metrics import (
     QUEUE_DEPTH,
     QUEUE_DLQ_DEPTH,
@@ -60,6 +62,9 @@ log = logging.getLogger(__name__)
 
 #: An abort not confirmed after this long is ordered again.
 _ABORT_AGAIN_S = 60.0
+
+#: As whom the scheduler itself looks at jobs.
+EVERYTHING = Viewer("scheduler", Role.OPERATOR)
 
 
 class Dispatch:
@@ -119,13 +124,23 @@ class Dispatch:
         for agent, orders in self._orders.items():
             record = book.agents.get(agent)
             incarnation = "" if record is None else record.incarnation
-            for order in orders:
+            for index, order in enumerate(orders):
+                if isinstance(order, AbortOrder):
+                    orders[index] = await self._under_its_job(order, book)
                 if isinstance(order, ProbeOrder):
                     book.probing[order.order_id] = Pending(order.context.job_id, agent, incarnation, now_s)
                 elif isinstance(order, AbortOrder):
                     book.aborting[order.session_id] = Pending(order.context.job_id, agent, incarnation, now_s)
             await self._pool.assign(agent, orders)
         self._orders.clear()
+
+    async def _under_its_job(self, order: AbortOrder, book: Book) -> AbortOrder:
+        """Return the order with its job's correlation id; the job may be over, and known to the ledger alone."""
+        job = book.jobs.get(order.context.job_id)
+        if job is None:
+            with suppress(RayhaulError):
+                job = await self._ledger.job(EVERYTHING, order.context.job_id)
+        return order if job is None else replace(order, context=_context(job))
 
     async def _ask(self, book: Book, now_s: float) -> None:
         """Ask agents for the tails of their stripes; who is not heard of is asked again."""

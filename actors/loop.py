@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.book import Book
 from actors.decisions import Rules
-from actors.dispatch import Dispatch
+from actors.dispatch import EVERYTHING, Dispatch
 from actors.draft import Draft
 from actors.scaler import Scaler
 from actors.watch import Watch
@@ -26,7 +26,7 @@ from rayhaul.errors import Internal, InvalidRequest, NotFound, RayhaulError, Una
 from rayhaul.ids import NewId
 from rayhaul.job import utc
 from rayhaul.lease import AgentReport, ReportReply, SessionOpened, Swept
-from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict, Role, Viewer
+from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict
 from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, POISONED_CALLS, TICK_ERRORS, Meter
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ _FAILED_TURN_PAUSE_S = 0.5
 _CONFIRM_S = 1.0
 #: Poisoned notices that are remembered until their agents have heard of it.
 _POISONED_MAX = 1000
-EVERYTHING = Viewer("scheduler", Role.OPERATOR)
 
 Apply = Callable[[Draft], Any]
 

@@ -13,10 +13,10 @@ from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.counts import Counts
 from actors.decisions import Rules, hear, obey
-from actors.dispatch import Dispatch
+from actors.dispatch import EVERYTHING, Dispatch
 from actors.draft import Draft
 from actors.hosts import Hosts
-from actors.loop import EVERYTHING, Loop
+from actors.loop import Loop
 from actors.ports import (
     Accepted,
     AgentPool,

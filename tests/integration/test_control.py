@@ -372,6 +372,10 @@ async def test_a_restart_goes_on_where_it_was() -> None:
         assert (await rig.job(kept)).requeues == 0
         assert kept in agent.job_ids
         assert len(agent.aborts) == 1
+        # Its job is over and no longer in the scheduler's memory; the order is its work all the same.
+        of_job = await rig.job(cancelled)
+        assert agent.aborts[0].context.correlation_id == of_job.correlation_id
+        assert agent.aborts[0].context.user_id == of_job.user_id
         assert len(agent.job_ids) == 4
         assert [job_id for job_id, _, _ in rig.pool.sent].count(kept) == 1
         assert len(set(jobs)) == 6
