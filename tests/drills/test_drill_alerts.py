@@ -82,8 +82,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory, proxy: StoreProxy) -> Iter
         "RAYHAUL_SCALING__AGENTS_MAX": str(AGENTS + 1),
         "RAYHAUL_SCALING__COOLDOWN_S": "5",
         "RAYHAUL_SCALING__SMOOTHING_S": "1",
-        # Spread, these few jobs would take three of the new agent's four slots: 11 of 12 are more than 90 %.
-        "RAYHAUL_TRANSFER__STRIPE_PARTS_MIN": "10000",
     }
     with embedded(directory / "data", agents=AGENTS, **settings) as cluster:
         url = f"sqlite:///{cluster.data_dir / 'ledger.db'}"
@@ -196,7 +194,8 @@ def test_busy_agents(watched: EmbeddedPatient, monitoring: Monitoring, origin: O
     decided = watched.metric("rayhaul_scaling_decisions_total")
     provoked = Provoked(begin, monitoring, "WorkerCapacityHigh", "slow jobs in all slots; mended by scaling out alone")
     urls = [
-        origin.add(f"busy/{number}.bin", size=64 * MIB, seed=6, rate_bytes_per_s=128 * KIB)
+        # Of one part each: spread, they would take three of the new agent's four slots, and 11 of 12 are above 90 %.
+        origin.add(f"busy/{number}.bin", size=5 * MIB, seed=6, rate_bytes_per_s=16 * KIB)
         for number in range(AGENTS * SLOTS)
     ]
     jobs = [post(watched, url, connections=1) for url in urls]
