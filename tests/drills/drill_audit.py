@@ -56,9 +56,10 @@ def _settings_for(url: str) -> LedgerSettings:
 class Books:
     """The ledger, read by its own code with a connection that cannot write."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secret_key: str | None = None) -> None:
+        settings = LedgerSettings(secret_key=SecretStr(secret_key)) if secret_key else _settings_for(url)
         self._runner = asyncio.Runner()
-        self._ledger = open_ledger(_settings_for(url), url, read_only=True)
+        self._ledger = open_ledger(settings, url, read_only=True)
 
     def __enter__(self) -> Self:
         return self

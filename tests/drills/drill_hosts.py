@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -245,6 +246,7 @@ def machines(**settings: str) -> Iterator[Machines]:
             "RAYHAUL_S3__BUCKET": str(store.settings.bucket),
             "RAYHAUL_S3__ACCESS_KEY_ID": str(store.settings.access_key_id),
             "RAYHAUL_S3__SECRET_ACCESS_KEY": secret.get_secret_value(),
+            "RAYHAUL_LEDGER__SECRET_KEY": b64encode(secrets.token_bytes(32)).decode(),
             "RAYHAUL_LEDGER__URL": f"postgresql://postgres@{address}:{ledger}/postgres",
             "RAYHAUL_EGRESS__ALLOW": hosts.cidr,
             "RAYHAUL_SCALING__AGENTS_MIN": "2",
@@ -254,7 +256,7 @@ def machines(**settings: str) -> Iterator[Machines]:
         from rayhaul.ledger import migrate  # noqa: PLC0415
 
         migrate.upgrade(around["RAYHAUL_LEDGER__URL"])
-        books = stack.enter_context(Books(around["RAYHAUL_LEDGER__URL"]))
+        books = stack.enter_context(Books(around["RAYHAUL_LEDGER__URL"], around["RAYHAUL_LEDGER__SECRET_KEY"]))
         bucket = stack.enter_context(Bucket(store.settings))
         found = Machines(hosts, books, bucket, origin, around | settings)
         stack.callback(found.close)

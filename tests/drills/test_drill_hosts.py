@@ -51,6 +51,21 @@ def host_of(found: Machines, agent: str) -> Host:
     return next(host for host in found.hosts.hosts if pid in found.processes(AGENT, host))
 
 
+def test_log_lines_come_from_all_machines(three: Machines) -> None:
+    """`rayhaul logs` has the lines of agents on two machines and of the scheduler on a third, or those of one job."""
+    wanted = three.submit(three.origin, files("logs", 8, 8 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S)
+    three.books.await_final(wanted, within_s=180)
+    with three.client() as client:
+        found = client.logs(limit=10_000)
+        (job_id, *_) = wanted
+        of_job = client.logs(job_id=job_id).lines
+    assert (found.nodes_count, found.nodes_silent) == (3, 0)
+    assert {line["service"] for line in found.lines} >= {"agent", "scheduler", "api"}
+    agents = {line["agentId"] for line in found.lines if line["service"] == "agent" and "agentId" in line}
+    assert len({host_of(three, agent).address for agent in agents}) == 2, agents
+    assert {line["jobId"] for line in of_job if "jobId" in line} == {job_id}
+
+
 def test_f33_a_partition_of_five_seconds(three: Machines, begin: Begin) -> None:
     """All packets between an agent's machine and the rest are dropped for 5 s: nothing is taken away from it."""
     drill = begin("F33", "an agent's machine is cut off for 5 s (nft drop)")
