@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from fetching import SEED, SIZE, Connect, ask, connecting, pinned, read_range, read_whole
+from fetching import SEED, SIZE, ask, pinned, read_range, read_whole
 from origin import Origin, content_bytes, content_sha256
 from origin_files import DIGESTS
 
@@ -14,23 +14,6 @@ from tasks.egress import GuardedClient
 from tasks.source import CorruptBody, open_range, open_whole
 
 WHOLE = ["Repr-Digest", "Digest", "Content-MD5", "x-goog-hash", "Content-Digest"]
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-async def connect(origin: Origin) -> AsyncIterator[Connect]:
-    async with connecting(origin) as connect:
-        yield connect
-
-
-@pytest.fixture
-def client(connect: Connect) -> GuardedClient:
-    return connect()
 
 
 async def collect(opened: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from fetching import SEED, SIZE, Canary, Connect, ScriptedNames, ask, connecting, pinned, read_range, read_whole
+from fetching import SEED, SIZE, Canary, Connect, ScriptedNames, ask, pinned, read_range, read_whole
 from origin import Origin, content_bytes
 
 from rayhaul.errors import (
@@ -28,23 +28,6 @@ from rayhaul.metrics import EGRESS_DENIED, Meter
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.egress import GuardedClient, GuardedConnector
 from tasks.guard import AddressGuard
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-async def connect(origin: Origin) -> AsyncIterator[Connect]:
-    async with connecting(origin) as connect:
-        yield connect
-
-
-@pytest.fixture
-def client(connect: Connect) -> GuardedClient:
-    return connect()
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """The probe against a real origin that misbehaves."""
 
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from fetching import SEED, SIZE, Connect, ask, connecting, patience, read_range, read_whole
+from fetching import SEED, SIZE, Connect, ask, patience, read_range, read_whole
 from origin import LAST_MODIFIED, Origin, content_bytes
 
 from rayhaul.errors import (
@@ -22,23 +21,6 @@ from rayhaul.job import Metadata
 from rayhaul.metrics import SOURCE_BYTES
 from rayhaul.settings import SourceSettings
 from tasks.egress import GuardedClient
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-async def connect(origin: Origin) -> AsyncIterator[Connect]:
-    async with connecting(origin) as connect:
-        yield connect
-
-
-@pytest.fixture
-def client(connect: Connect) -> GuardedClient:
-    return connect()
 
 
 async def test_probe_of_a_good_file(origin: Origin, client: GuardedClient) -> None:

@@ -1,12 +1,11 @@
 """Ranges and whole files out of a real origin that misbehaves: the right bytes, or the right error."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from fetching import SEED, SIZE, Connect, ask, connecting, patience, pinned, read_range, read_whole
+from fetching import SEED, SIZE, Connect, ask, patience, pinned, read_range, read_whole
 from origin import LAST_MODIFIED, Origin, content_bytes
 
 from rayhaul.errors import (
@@ -24,23 +23,6 @@ from rayhaul.metrics import SOURCE_BYTES, Meter
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.egress import GuardedClient
 from tasks.source import LinkExpired, RangeIgnored, VersionUnclear, open_range, open_whole
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[Origin]:
-    async with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-async def connect(origin: Origin) -> AsyncIterator[Connect]:
-    async with connecting(origin) as connect:
-        yield connect
-
-
-@pytest.fixture
-def client(connect: Connect) -> GuardedClient:
-    return connect()
 
 
 @pytest.mark.parametrize(("first", "end"), [(0, 1), (0, SIZE), (SIZE - 1, SIZE), (70_000, 200_001)])
