@@ -87,6 +87,8 @@ bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/res
 	$(BIN)/python -m bench.ledger
 	$(BIN)/python -m bench.moving
 	$(BIN)/python -m bench.small_files
+	$(BIN)/python -m bench.api
+	$(BIN)/python -m bench.streams
 
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling

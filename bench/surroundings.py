@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,13 @@ from rayhaul import Client
 from rayhaul.settings import S3Settings
 from serve_app.seaweed import Seaweed
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _BUCKET = "bench"
 _AGENT = "ray::AgentActor"
+#: In the environment of what `rayhaul up` started (serve_app/embedded.py).
+_MARK = "RAYHAUL_EMBEDDED_IN"
 
 _NGINX = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
@@ -132,11 +134,24 @@ class Usage:
 class Cluster:
     """A running `rayhaul up`."""
 
-    def __init__(self, url: str, key: str, process: psutil.Process) -> None:
-        self._url, self._key, self._process = url, key, process
+    def __init__(self, url: str, data_dir: Path, process: psutil.Process) -> None:
+        self.url = url
+        self.data_dir = data_dir
+        self.key = (data_dir / "api-key").read_text().strip()
+        self._process = process
 
     def client(self) -> Client:
-        return Client(self._url, self._key)
+        return Client(self.url, self.key)
+
+    def processes(self, name: str) -> Sequence[psutil.Process]:
+        """Return what Ray started for this cluster and has `name` in its command line; HAProxy is nobody's child."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                mine = process.environ().get(_MARK) == str(self.data_dir)
+                if mine and name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def agents(self) -> Sequence[psutil.Process]:
         # Ray's raylet starts them: they are descendants of `up`.
@@ -175,8 +190,7 @@ def rayhaul_up(
         while "Rayhaul is up" not in log_path.read_text():
             assert process.poll() is None and time.monotonic() < deadline_s, log_path.read_text()  # noqa: PT018
             time.sleep(_POLL_S)
-        key = (directory / "data" / "api-key").read_text().strip()
-        yield Cluster(f"http://127.0.0.1:{port}", key, psutil.Process(process.pid))
+        yield Cluster(f"http://127.0.0.1:{port}", directory / "data", psutil.Process(process.pid))
 
 
 @contextmanager

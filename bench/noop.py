@@ -1,0 +1,50 @@
+"""A Serve deployment that does nothing, set up as Rayhaul's API is: what Ray, its ingress and FastAPI cost alone.
+
+`python -m bench.noop ADDRESS` deploys it at /noop on a Ray cluster that runs already, and returns. The class is
+pickled by value, as everything of `__main__` is: the replicas need not find this file.
+"""
+
+import sys
+from typing import Any
+
+import ray
+from fastapi import FastAPI, Request
+from ray import serve
+
+APP = "noop"
+PATH = "/noop"
+
+
+def _deployment() -> serve.Application:
+    place = {"num_cpus": 0, "resources": {"head": 0.001}}
+
+    @serve.deployment(name=APP, max_ongoing_requests=4096, ray_actor_options=place)
+    @serve.ingress()
+    class Noop:
+        def __serve_build_asgi_app__(self) -> FastAPI:
+            app = FastAPI()
+
+            @app.get("/")
+            async def nothing() -> dict[str, bool]:
+                return {"ok": True}
+
+            @app.post("/", status_code=201)
+            async def nothing_with_a_body(request: Request) -> dict[str, bool]:
+                await request.body()
+                return {"ok": True}
+
+            return app
+
+    deployment: Any = Noop
+    application: serve.Application = deployment.bind()
+    return application
+
+
+def main() -> None:
+    ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
+    serve.run(_deployment(), name=APP, route_prefix=PATH)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
