@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.fitness import unfit
 from actors.following import order_span
-from actors.holding import Held, Rate, key_of, progress_of
+from actors.holding import Held, key_of, progress_of
 from actors.outbox import Control, Outbox
 from actors.ports import Reports
 from rayhaul import tracing
@@ -52,6 +52,7 @@ from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.links import Link, Links, Refresh
+from tasks.pace import Paces, Rate
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.sweep import sweep
@@ -103,6 +104,7 @@ class Agent:
         self._memory = ByteBudget(settings.agent.memory_bytes_max)
         self._refresh = Refresh(client, settings.webhook, new_id=new_id, clock=clock)
         self._gates = Gates(monotonic)
+        self._paces = Paces(settings.agent.bandwidth_bytes_per_s_max)
         self._held: dict[str, Held] = {}
         self._let_go: set[str] = set()
         self._wake = asyncio.Event()
@@ -269,6 +271,7 @@ class Agent:
                 stripe=held.stripe,
                 refresh=self._refresh,
                 gate=self._gates.of(order.grant),
+                paces=self._paces.of(order.rates),
             )
         except LeaseLost:
             raise
@@ -353,6 +356,7 @@ class Agent:
         self._let_go -= report.let_go
         self._gates.settle(report.hosts, sent_at_s)
         self._gates.take(reply.hosts)
+        self._paces.take(reply.rates)
         self._outbox.settle(reply)
         await self.revoke(sorted(reply.revoked))
         if reply.superseded:
@@ -407,4 +411,5 @@ class Agent:
             notices=tuple(self._outbox.notices()),
             metrics=self._meter.snapshot(),
             hosts=self._gates.uses({host for held in self._held.values() if (host := held.host) is not None}),
+            rates=self._paces.uses({limit for held in self._held.values() for limit in held.limits}, now_s),
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from actors.agent_record import AgentRecord
 from actors.hosts import Hosts
+from actors.rates import Rates
 from rayhaul.job import Job, JobStatus, Priority, Progress
 from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
@@ -62,10 +63,14 @@ class Asked:
 
 
 class Book:
-    def __init__(self, shares: Mapping[Priority, int] = SHARES, hosts: Hosts | None = None) -> None:
+    def __init__(
+        self, shares: Mapping[Priority, int] = SHARES, hosts: Hosts | None = None, rates: Rates | None = None
+    ) -> None:
         self.shares = shares
         #: What is known of origin hosts.
         self.hosts = Hosts(HostsSettings()) if hosts is None else hosts
+        #: Limits in bytes per second, and who was granted how much of them.
+        self.rates = Rates() if rates is None else rates
         self.jobs: dict[str, Job] = {}
         self.leases: dict[str, Lease] = {}
         self.leases_of_job: defaultdict[str, set[str]] = defaultdict(set)
@@ -123,7 +128,8 @@ class Book:
         Agents that hold leases and were not heard of count as seen now: they get their time to report.
         """
         heard.hosts.forget_leases()
-        book = cls(heard.shares, heard.hosts)
+        heard.rates.forget_leases()
+        book = cls(heard.shares, heard.hosts, heard.rates)
         book.agents, book.parking, book.paused = heard.agents, heard.parking, set(state.paused)
         book.progress_version = heard.progress_version
         book.dead_letters_count = state.dead_letters_count
@@ -136,6 +142,7 @@ class Book:
             if lease.agent not in book.agents:
                 book.agents[lease.agent] = AgentRecord(lease.agent, lease.incarnation, now_s)
         book.hosts.assume()
+        book.rates.assume()
         for session in state.sessions:
             book._put_session(session)
         for session_id, numbers in state.parts.items():
@@ -359,6 +366,7 @@ class Book:
             self.running[job.user_id] += 1
         if job is not None:
             self.hosts.add_lease(lease.lease_id, lease.agent, host_of_job(job), job.spec.connections)
+            self.rates.add_lease(lease.lease_id, lease.agent, job)
         self.leases[lease.lease_id] = lease
         self.leases_of_job[lease.job_id].add(lease.lease_id)
         self.leases_of_agent[lease.agent].add(lease.lease_id)
@@ -371,6 +379,7 @@ class Book:
         self.told.pop(lease_id, None)
         self.asked.pop(lease_id, None)
         self.hosts.drop_lease(lease_id)
+        self.rates.drop_lease(lease_id)
         if lease is None:
             return
         self.restripe.add(lease.job_id)

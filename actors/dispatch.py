@@ -92,7 +92,9 @@ class Dispatch:
         for queue in book.queues:
             # Also while no agent is free: the loop sleeps until what `due_at_s` tells.
             queue.promote(draft.now_s)
-        book.hosts.tend(draft.now_s, (record.agent for record in book.online_agents()))
+        online = [record.agent for record in book.online_agents()]
+        book.hosts.tend(draft.now_s, online)
+        book.rates.tend(draft.now_s, online)
         free = [r for r in book.agents.values() if r.takes_leases and r.avoided_until_s <= draft.now_s]
         if not free:
             return
@@ -331,11 +333,11 @@ class Dispatch:
                 job.spec, job.metadata, digest_bytes_max=self._settings.transfer.digest_bytes_max
             ),
             size_bytes_max=job.spec.size_bytes_max,
-            bandwidth_bytes_per_s=job.spec.bandwidth_bytes_per_s,
             session=session,
             parts_done=() if session is None else await self._parts_of(lease, session),
             refresh_webhook=job.spec.refresh_webhook,
             grant=book.hosts.grant(lease.agent, host_of_job(job), now_s),
+            rates=book.rates.grants_of_lease(lease.lease_id, now_s),
         )
 
     async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:

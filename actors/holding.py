@@ -5,28 +5,8 @@ from dataclasses import dataclass, field
 
 from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
 from tasks.intake import AT_GATE
+from tasks.pace import Rate
 from tasks.stripe import Stripe
-
-#: Weight of the newest second in the bytes/s that are shown.
-_RATE_WEIGHT = 0.3
-
-
-@dataclass(slots=True)
-class Rate:
-    """Bytes per second, smoothed over some seconds."""
-
-    bytes_total: int = 0
-    per_s: float = 0.0
-    _seen_bytes: int = 0
-    _seen_at_s: float | None = None
-
-    def measure(self, now_s: float) -> float:
-        """Return the rate, given the time (monotonic seconds) of this look."""
-        if self._seen_at_s is not None and now_s > self._seen_at_s:
-            newest = max(0, self.bytes_total - self._seen_bytes) / (now_s - self._seen_at_s)
-            self.per_s = newest if self.per_s == 0 else self.per_s + _RATE_WEIGHT * (newest - self.per_s)
-        self._seen_bytes, self._seen_at_s = self.bytes_total, now_s
-        return self.per_s
 
 
 @dataclass(slots=True)
@@ -56,6 +36,13 @@ class Held:
         """Where a transfer's bytes come from."""
         grant = self.order.grant if isinstance(self.order, TransferOrder) else None
         return None if grant is None else grant.host
+
+    @property
+    def limits(self) -> frozenset[str]:
+        """The limits in bytes per second that it reads under."""
+        return (
+            frozenset(rate.limit for rate in self.order.rates) if isinstance(self.order, TransferOrder) else frozenset()
+        )
 
     def trim(self, end_part: int) -> None:
         """Leave the tail of its stripe to others, with what was known of it."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from actors.holding import Held, Rate
+from actors.holding import Held
 from rayhaul.errors import LeaseLost
 from rayhaul.ids import NewId
 from rayhaul.lease import (
@@ -17,6 +17,7 @@ from rayhaul.lease import (
     TransferOrder,
     UploadSession,
 )
+from tasks.pace import Rate
 
 
 class Outbox:

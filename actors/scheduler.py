@@ -28,6 +28,7 @@ from actors.ports import (
     QueueView,
     Submission,
 )
+from actors.rates import Rates
 from actors.scaler import Scaler
 from actors.watch import Watch
 from rayhaul import keys
@@ -78,7 +79,14 @@ class Scheduler:
         self._counts = Counts()
         self._watch = Watch(alert_rules, objectives, self._counts, rules.meter)
         self._loop = Loop(
-            book=Book(shares_of(settings.queue), Hosts(settings.hosts)),
+            book=Book(
+                shares_of(settings.queue),
+                Hosts(settings.hosts),
+                Rates(
+                    host_bytes_per_s=settings.hosts.bandwidth_bytes_per_s_max,
+                    cluster_bytes_per_s=settings.transfer.bandwidth_bytes_per_s_max,
+                ),
+            ),
             ledger=ledger,
             dispatch=self._dispatch,
             scaler=self._scaler,
@@ -292,6 +300,7 @@ class Scheduler:
             record.hear(report, now_s, slots_max=self._settings.agent.slots)
             book.note_progress(report, now_s, self._settings.liveness)
             book.hosts.hear(report.agent, report.hosts, now_s)
+            book.rates.hear(report.agent, report.rates)
         refused = frozenset(notice.notice_id for notice in report.notices if not self._hear_notice(draft, notice))
         if is_newest:
             # What a late report holds, or does not hold, was true once.
@@ -306,12 +315,14 @@ class Scheduler:
             refused=refused,
             revoked=report.held - mine - orders,
             hosts=book.hosts.grants(report.agent, now_s),
+            rates=book.rates.grants(report.agent, now_s),
         )
 
     def _part_with(self, draft: Draft, report: AgentReport, now_s: float) -> None:
         losses.part_with(draft, self._book, report.agent, self._rules)
         del self._book.agents[report.agent]
         self._book.hosts.part_with(report.agent)
+        self._book.rates.part_with(report.agent)
         self._counts.part_with(f"{report.agent}/{report.incarnation}")
         self._scaler.gone(report.agent, now_s)
 
@@ -345,6 +356,7 @@ class Scheduler:
             if past:
                 # Its connections ended with its earlier life.
                 self._book.hosts.part_with(report.agent)
+                self._book.rates.part_with(report.agent)
             record = AgentRecord(report.agent, report.incarnation, now_s, past=past, drained_at_s=drained_at_s)
             self._book.agents[report.agent] = record
             log.info("agent %s is here", report.agent, extra={"agentId": report.agent})

@@ -19,6 +19,7 @@ from rayhaul.errors import Failure
 from rayhaul.job import JobResult, Metadata
 from rayhaul.metrics import Snapshot
 from rayhaul.origins import HostGrant, HostUse
+from rayhaul.rates import RateGrant, RateUse
 
 
 class SessionState(StrEnum):
@@ -121,7 +122,6 @@ class TransferOrder:
     #: `algorithm:value` the object must have, as the caller or the source says, or None.
     checksum: str | None
     size_bytes_max: int | None
-    bandwidth_bytes_per_s: int | None
     #: The upload to go on with; None asks the agent to open one (or to use a single PUT).
     session: UploadSession | None
     #: Parts of that session the ledger knows.
@@ -130,6 +130,8 @@ class TransferOrder:
     refresh_webhook: str | None = None
     #: What the agent may use of its host; None: as many connections as it asks for.
     grant: HostGrant | None = None
+    #: How fast the agent may read under each limit that holds for the job.
+    rates: tuple[RateGrant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +329,7 @@ class AgentReport:
     unfit: str | None = None
     metrics: Snapshot = field(default_factory=Snapshot)
     hosts: tuple[HostUse, ...] = ()
+    rates: tuple[RateUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,3 +346,5 @@ class ReportReply:
     superseded: bool = False
     #: What it may use of its hosts from now on.
     hosts: tuple[HostGrant, ...] = ()
+    #: How fast it may read from now on, under each limit where it has leases.
+    rates: tuple[RateGrant, ...] = ()

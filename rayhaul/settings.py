@@ -144,6 +144,9 @@ class TransferSettings(_Group):
     )
     retries_per_s: float = Field(8, gt=0, description="Further second tries at one endpoint, per second and process.")
     attempts_max: int = Field(5, gt=0, description="Attempts of a job whose failures can be retried.")
+    bandwidth_bytes_per_s_max: int | None = Field(
+        None, gt=0, description="Bandwidth of the whole cluster, from all sources together; empty: no limit."
+    )
     size_bytes_max: int = Field(5 * 1024**4, gt=0, description="Largest file accepted.")
     digest_bytes_max: int = Field(
         1024 * MIB,
@@ -182,7 +185,9 @@ class AgentSettings(_Group):
     probe_slots: int = Field(32, gt=0, description="Metadata probes one agent runs at once.")
     connections_max: int = Field(64, gt=0, description="Connections one agent opens to sources at once.")
     memory_bytes_max: int = Field(256 * MIB, gt=0, description="Memory for buffered parts, per agent.")
-    bandwidth_bytes_per_s_max: int | None = Field(None, gt=0, description="Bandwidth of one agent; empty: no limit.")
+    bandwidth_bytes_per_s_max: int | None = Field(
+        None, gt=0, description="Bandwidth of one agent, shared fairly by its jobs; empty: no limit."
+    )
     disk_free_bytes_min: int = Field(
         256 * MIB, ge=0, description="With less free disk an agent says that it is unfit, and gets no leases."
     )
@@ -247,6 +252,9 @@ class HostsSettings(_Group):
     """How gently the cluster treats the hosts that files come from."""
 
     connections_max: int = Field(32, gt=0, description="Connections to one origin host, cluster-wide.")
+    bandwidth_bytes_per_s_max: int | None = Field(
+        None, gt=0, description="Bandwidth from one origin host, cluster-wide; empty: no limit."
+    )
     pause_s_max: float = Field(
         300, ge=0, description="Longest Retry-After that is heeded by all jobs of a host, seconds."
     )

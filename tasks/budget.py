@@ -1,12 +1,8 @@
-"""Bounds on bytes: how many may stand in memory at once, and how many may pass in a second."""
+"""How many bytes may stand in memory at once."""
 
 import asyncio
 from collections import deque
 from contextlib import suppress
-
-#: Burst of a paced flow, and the longest silence between two of its pieces, unless they are of the smallest size.
-_PACE_STEP_S = 0.25
-_PACE_PIECE_BYTES_MIN = 16 * 1024
 
 
 class ByteBudget:
@@ -64,21 +60,3 @@ class ByteBudget:
     def _take(self, granted: int) -> None:
         self.used_bytes += granted
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-
-
-class Pace:
-    """A token bucket over all connections of one order."""
-
-    def __init__(self, bytes_per_s: int) -> None:
-        assert bytes_per_s > 0, bytes_per_s
-        self._bytes_per_s = bytes_per_s
-        #: Larger pieces are to be cut: one of them would be a long silence for the other side.
-        self.piece_bytes_max = max(_PACE_PIECE_BYTES_MIN, int(bytes_per_s * _PACE_STEP_S))
-        self._due_s = 0.0
-
-    async def take(self, bytes_count: int) -> None:
-        """Wait until so many bytes may pass."""
-        now_s = asyncio.get_running_loop().time()
-        self._due_s = max(self._due_s, now_s - _PACE_STEP_S) + bytes_count / self._bytes_per_s
-        if self._due_s > now_s:
-            await asyncio.sleep(self._due_s - now_s)

@@ -1,4 +1,4 @@
-"""What one order reads from its source: at its pace, counted as progress, by a fresh link where one has expired."""
+"""What one order reads from its source: at its paces, counted as progress, by a fresh link where one has expired."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,11 +7,11 @@ from typing import Self
 
 from rayhaul.errors import SourceError, SourceStalled
 from rayhaul.lease import TransferOrder
-from tasks.budget import Pace
 from tasks.egress import GuardedClient
 from tasks.gates import HostGate
 from tasks.lease_control import LeaseControl
 from tasks.links import Link, Links, Refresh
+from tasks.pace import Line
 from tasks.source import open_range, open_whole
 
 #: What a lease does while its host has no connection for it.
@@ -27,6 +27,7 @@ class Intake:
         client: GuardedClient,
         control: LeaseControl,
         *,
+        line: Line,
         refresh: Refresh | None = None,
         gate: HostGate | None = None,
     ) -> None:
@@ -42,7 +43,7 @@ class Intake:
             refresh=refresh,
         )
         #: One for all connections of the order.
-        self._pace = Pace(order.bandwidth_bytes_per_s) if order.bandwidth_bytes_per_s else None
+        self._line = line
 
     def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
@@ -74,7 +75,7 @@ class Intake:
     async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._turn())
-            flow = _Flow(await self._opened(stack, open_at), self._pace, self._control)
+            flow = _Flow(await self._opened(stack, open_at), self._line, self._control)
             try:
                 yield flow
             except BaseException:
@@ -125,9 +126,9 @@ class Steady:
 
 
 class _Flow:
-    def __init__(self, body: AsyncIterator[bytes], pace: Pace | None, control: LeaseControl) -> None:
+    def __init__(self, body: AsyncIterator[bytes], line: Line, control: LeaseControl) -> None:
         self._body = body
-        self._pace = pace
+        self._line = line
         self._control = control
         self._rest = memoryview(b"")
         self.bytes_counted = 0
@@ -142,11 +143,12 @@ class _Flow:
         return piece
 
     async def _next(self) -> bytes:
-        if self._pace is None:
+        piece_bytes_max = self._line.piece_bytes_max
+        if piece_bytes_max is None:
             return await anext(self._body)
         if not self._rest:
             self._rest = memoryview(await anext(self._body))
-        piece = bytes(self._rest[: self._pace.piece_bytes_max])
+        piece = bytes(self._rest[:piece_bytes_max])
         self._rest = self._rest[len(piece) :]
-        await self._pace.take(len(piece))
+        await self._line.pass_on(len(piece))
         return piece

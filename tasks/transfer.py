@@ -10,7 +10,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from tasks.gates import HostGate
 from tasks.intake import Intake, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.links import Refresh
+from tasks.pace import Line, Pace
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
 from tasks.stripe import Stripe
@@ -54,10 +55,12 @@ async def transfer(
     stripe: Stripe | None = None,
     refresh: Refresh | None = None,
     gate: HostGate | None = None,
+    paces: Sequence[Pace] = (),
 ) -> JobResult | None:
     """Carry out one order and return the published, verified object; None where the commit is for others.
 
-    `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the host's `gate`.
+    `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the host's `gate`,
+    and bytes come at `paces`.
     Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
@@ -70,9 +73,10 @@ async def transfer(
         sink_budget=sink.budget,
         source_budget=client.budget_of(order.url, settings),
     )
+    line = Line(paces)
     running = _Transfer(
         order,
-        intake=Intake(order, client, control, refresh=refresh, gate=gate),
+        intake=Intake(order, client, control, line=line, refresh=refresh, gate=gate),
         upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
         stripe=stripe,
         control=control,
@@ -82,7 +86,8 @@ async def transfer(
         expected=expected,
     )
     try:
-        return await running.run()
+        with line:
+            return await running.run()
     except BaseExceptionGroup as group:
         raise _weightiest(group) from group
     finally:

@@ -57,6 +57,7 @@ from rayhaul.metrics import Meter, Metric
 from rayhaul.origins import HostGrant, HostUse
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.policy.objectives import Objective
+from rayhaul.rates import RateUse
 from rayhaul.settings import (
     AgentSettings,
     HostsSettings,
@@ -68,6 +69,7 @@ from rayhaul.settings import (
     Settings,
     TransferSettings,
 )
+from tasks.pace import Paces
 
 T = TypeVar("T")
 
@@ -153,6 +155,8 @@ class HandAgent:
     uses: tuple[HostUse, ...] = ()
     #: What it may use of them, by the last answers.
     granted: dict[str, HostGrant] = field(default_factory=dict)
+    #: How fast it may read.
+    paces: Paces = field(default_factory=Paces)
     #: Of each thing told: whether it counted.
     counted: dict[str, bool] = field(default_factory=dict)
 
@@ -280,8 +284,14 @@ class HandAgent:
             "progress": progress,
             "notices": tuple(notice for notice, _ in self.waiting.values()),
             "hosts": self.uses,
+            "rates": self._rates(),
         }
         return AgentReport(**{**facts, **changes})
+
+    def _rates(self) -> tuple[RateUse, ...]:
+        """Say that it reads as fast as it may."""
+        needed = {rate.limit for order in self.transfers for rate in order.rates}
+        return tuple(replace(use, bytes_per_s=use.granted) for use in self.paces.uses(needed, 0.0))
 
     def _progress(self, order: TransferOrder) -> LeaseProgress:
         facts: dict[str, Any] = {
@@ -302,6 +312,7 @@ class HandAgent:
     def take(self, reply: ReportReply) -> None:
         self.let_go.clear()
         self.granted = {grant.host: grant for grant in reply.hosts}
+        self.paces.take(reply.rates)
         for notice_id in reply.acknowledged:
             _, ends = self.waiting.pop(notice_id, (None, None))
             self.counted[notice_id] = notice_id not in reply.refused
@@ -335,6 +346,8 @@ class HandAgent:
         if self.alive and not self.deaf:
             for order in orders:
                 self.held.setdefault(key_of(order), order)
+                if isinstance(order, TransferOrder):
+                    self.paces.of(order.rates)
 
     def revoke(self, keys: Sequence[str]) -> None:
         if self.alive and not self.deaf:

@@ -26,6 +26,7 @@ from tasks.budget import ByteBudget
 from tasks.checksum import crc_text
 from tasks.egress import GuardedClient
 from tasks.links import Refresh
+from tasks.pace import Pace
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.stripe import Stripe
@@ -99,6 +100,7 @@ class Bench:
         self.sink = side.sink
         self.memory = ByteBudget(MEMORY)
         self.refresh: Refresh | None = None
+        self.paces: Sequence[Pace] = ()
         self.prefix = f"test/{uuid.uuid4()}"
         self.proxy.reset()
         self.origin.connections_open_max = 0
@@ -135,7 +137,6 @@ class Bench:
             connections=4,
             checksum=None,
             size_bytes_max=None,
-            bandwidth_bytes_per_s=None,
             session=None,
         )
 
@@ -166,6 +167,7 @@ class Bench:
                 rng=Random(1),
                 stripe=stripe,
                 refresh=self.refresh,
+                paces=self.paces,
             )
         finally:
             assert self.memory.used_bytes == 0, "all memory is given back"

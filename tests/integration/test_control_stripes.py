@@ -384,3 +384,25 @@ async def test_an_operator_stops_one_stripe() -> None:
         assert job.status is JobStatus.DOWNLOADING
         await rig.live(10)
         assert not agent.transfers
+
+
+async def test_a_job_s_bandwidth_is_shared_by_its_stripes() -> None:
+    """One agent has all of it, three have a third each and never more together; under the cluster's limit as well."""
+    async with scene(transfer={"part_bytes_min": PART, "stripe_parts_min": 1, "bandwidth_bytes_per_s_max": 600}) as (
+        rig,
+        agents,
+    ):
+        job_id = await large(rig, bandwidth_bytes_per_s=900)
+        first = rig.holder(job_id)
+
+        assert {rate.limit: rate.bytes_per_s for rate in first.order_of(job_id).rates} == {
+            f"job:{job_id}": 900,
+            "cluster": 600,
+        }
+        await widened(rig, job_id)
+        for _ in range(4):
+            await rig.beat()
+            for limit, most in ((f"job:{job_id}", 900), ("cluster", 600)):
+                assert sum(agent.paces._paces[limit].bytes_per_s for agent in agents) <= most
+        assert [agent.paces._paces[f"job:{job_id}"].bytes_per_s for agent in agents] == [300, 300, 300]
+        assert [agent.paces._paces["cluster"].bytes_per_s for agent in agents] == [200, 200, 200]

@@ -34,6 +34,7 @@ from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
 from tasks.budget import ByteBudget
 from tasks.checksum import crc_text
+from tasks.pace import Pace
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
 from tasks.upload import undo
@@ -144,7 +145,8 @@ async def test_ranges_refused_for_a_small_file(bench: Bench) -> None:
 
 async def test_bandwidth_is_limited(bench: Bench) -> None:
     """Two megabytes at four a second take half a second, less the burst, over however many connections."""
-    order = replace(await bench.order(2 * MIB), bandwidth_bytes_per_s=4 * MIB)
+    order = await bench.order(2 * MIB)
+    bench.paces = [Pace(100 * MIB), Pace(4 * MIB)]
     began = time.monotonic()
     await bench.check(order, await bench.run(order), 2 * MIB)
     assert time.monotonic() - began >= 0.25

@@ -1,4 +1,4 @@
-"""The byte budget is never exceeded, serves in order, and forgets who gave up; the pace holds its rate."""
+"""The byte budget is never exceeded, serves in order, and forgets who gave up."""
 
 import asyncio
 from random import Random
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.budget import ByteBudget, Pace
+from tasks.budget import ByteBudget
 
 
 async def test_a_waiter_gets_what_is_released() -> None:
@@ -94,15 +94,3 @@ def test_never_exceeded_and_all_given_back(seed: int, bytes_max: int) -> None:
         assert budget.peak_bytes <= bytes_max
 
     asyncio.run(play())
-
-
-async def test_pace_takes_the_time_it_should() -> None:
-    """A second's worth of bytes takes a second less the burst; who comes late gets no more than the burst."""
-    loop = asyncio.get_running_loop()
-    pace = Pace(1000)
-    began = loop.time()
-    for _ in range(5):
-        await pace.take(100)
-    assert loop.time() - began >= 0.2
-    assert pace.piece_bytes_max == 16 * 1024
-    assert Pace(8_000_000).piece_bytes_max == 2_000_000
