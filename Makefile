@@ -47,10 +47,10 @@ alerts: $(VENV)/.dev ## each alert as Prometheus evaluates it (promtool; install
 	@command -v promtool >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus; } \
 	  || echo 'promtool could not be installed: its tests are skipped'
-	$(BIN)/pytest tests/alerts
+	$(BIN)/pytest tests/alerts -n 2
 
 ledger: $(VENV)/.dev ## one suite on SQLite and on PostgreSQL
-	$(BIN)/pytest tests/ledger
+	$(BIN)/pytest tests/ledger -n 2
 
 simulation: $(VENV)/.dev ## scheduler and agents on a fake clock, seeded faults
 	$(BIN)/pytest tests/simulation

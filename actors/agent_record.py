@@ -20,6 +20,8 @@ class AgentRecord:
     seq: int = 0
     capacity: Capacity = field(default_factory=lambda: Capacity(slots=0, slots_used=0))
     draining: bool = False
+    #: Ids of all orders in its hands.
+    held: frozenset[str] = frozenset()
     offline: bool = False
     #: Why it can not take leases, in one sentence, and since when.
     unfit: str | None = None
@@ -44,7 +46,7 @@ class AgentRecord:
     def hear(self, report: AgentReport, now_s: float, *, slots_max: int) -> None:
         """Take what the agent says of itself; nobody has more than `slots_max` slots."""
         self.seq, self.seen_at_s, self.offline = report.seq, now_s, False
-        self.draining = report.draining
+        self.draining, self.held = report.draining, report.held
         if report.draining and self.drained_at_s is None:
             # Ordered by a scheduler before us.
             self.drained_at_s = now_s

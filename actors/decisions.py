@@ -1,4 +1,4 @@
-"""What follows from what happened: reports, commands and silence become changes in a draft.
+"""What follows from what happened: reports and silence become changes in a draft.
 
 Laws of this file:
 1. Nothing here waits, reads a clock or talks to anybody; the same inputs give the same draft.
@@ -15,14 +15,11 @@ from typing import Any
 from actors import quotas, stripes
 from actors.book import Book
 from actors.draft import Draft
-from actors.ports import Command
 from actors.sweeping import mark_strays
 from rayhaul.errors import (
     AgentLost,
     ChecksumMismatch,
-    Conflict,
     Failure,
-    NotFound,
     RequeuesExhausted,
     SinkRefused,
     SourceChanged,
@@ -45,6 +42,7 @@ from rayhaul.lease import (
     Swept,
     Transferred,
     Trimmed,
+    UploadSession,
 )
 from rayhaul.metrics import (
     CHECKSUM_MISMATCHES,
@@ -64,10 +62,6 @@ from rayhaul.settings import LivenessSettings, QuotaSettings, TransferSettings
 
 #: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.
 _START_OVER = frozenset({SourceChanged.code, UploadLost.code, ChecksumMismatch.code})
-
-
-#: What an operator stopped on one agent of several is leased to nobody for so long.
-_STOPPED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +202,8 @@ def _aborted(draft: Draft, notice: Aborted) -> bool:
     if session is None or session.state is not SessionState.ABORTING:
         return False
     draft.put_session(session, SessionState.ABORTED)
-    draft.count(ORPHAN_UPLOADS)
+    if session.upload_id:
+        draft.count(ORPHAN_UPLOADS)
     return True
 
 
@@ -259,7 +254,7 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
         return
     changes: dict[str, Any] = {"next_attempt_at": verdict.at, "error": failure, "attempt": job.attempt}
     if failure.code in _START_OVER:
-        _drop_session(draft, job)
+        drop_session(draft, job)
         changes["metadata"] = None
     payload = {**told, **_why(failure), "nextAttemptAt": verdict.at.isoformat(), "attempt": job.attempt}
     draft.transition(job, JobEvent.REQUEUED, payload, **changes)
@@ -280,7 +275,7 @@ def _park(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[
 def give_up(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any], *, dead_letter: bool) -> None:
     """Fail a job for good; abort its upload; put it into the dead-letter queue where deliveries ran out."""
     draft.revoke_job(job.id)
-    _drop_session(draft, job)
+    take_back(draft, job)
     changes: dict[str, Any] = {"error": failure, "completed_at": draft.now, "next_attempt_at": None}
     job = draft.transition(job, JobEvent.FAILED, {**told, **_why(failure)}, attempt=job.attempt, **changes)
     if dead_letter:
@@ -293,10 +288,29 @@ def _why(failure: Failure) -> Mapping[str, Any]:
     return {"code": failure.code, "message": failure.message, "fault": failure.fault, "retryable": failure.retryable}
 
 
-def _drop_session(draft: Draft, job: Job) -> None:
+def drop_session(draft: Draft, job: Job) -> None:
+    """Have the job's upload aborted, if there is one."""
     session = draft.open_session(job.id)
     if session is not None:
         draft.put_session(session, SessionState.ABORTING)
+
+
+def take_back(draft: Draft, job: Job) -> None:
+    """Have what the job has in the bucket removed: its upload, or what a lost agent's single PUT published."""
+    if draft.open_session(job.id) is None and job.epoch > 0 and job.key is not None:
+        put = UploadSession(
+            session_id=f"put_{job.id}_{job.version}",
+            job_id=job.id,
+            bucket="",
+            key=job.key,
+            upload_id="",
+            part_bytes=0,
+            size_bytes=None,
+            state=SessionState.ABORTING,
+            created_at=draft.now,
+        )
+        draft.put_session(put, SessionState.ABORTING)
+    drop_session(draft, job)
 
 
 def hand_back(
@@ -352,79 +366,3 @@ def refuse_notice(draft: Draft, book: Book, notice: Notice, failure: Failure) ->
     elif notice.lease_id not in book.leases_of_job.get(job.id, ()):
         return
     give_up(draft, job, failure, {"notice": type(notice).__name__}, dead_letter=True)
-
-
-def obey(draft: Draft, job: Job, command: Command) -> Job:
-    """Carry out a user's command.
-
-    Raises: Conflict where the job's state does not allow it.
-    """
-    match command:
-        case Command.CANCEL:
-            if job.status is JobStatus.CANCELLED:
-                return job
-            cancelled = draft.transition(job, JobEvent.CANCELLED, completed_at=draft.now, next_attempt_at=None)
-            draft.revoke_job(job.id)
-            _drop_session(draft, job)
-            draft.count(JOBS_FINISHED, "cancelled", "caller", "cancelled")
-            return cancelled
-        case Command.PAUSE:
-            paused = draft.transition(job, JobEvent.PAUSED, next_attempt_at=None, attempt=_uncharged(job))
-            draft.revoke_job(job.id)
-            return paused
-        case Command.RESUME:
-            return draft.transition(job, JobEvent.RESUMED)
-        case Command.RETRY:
-            if not job.is_final:
-                raise Conflict(f"a {job.status} job can not be retried")
-            return _start_again(draft, job, "retry")
-        case Command.REQUEUE:
-            requeued = _start_again(draft, job, "requeue")
-            draft.revoke_job(job.id)
-            return requeued
-
-
-def replay(draft: Draft, job: Job) -> Job:
-    """Give a dead-lettered job another life. Raises: Conflict where it is not dead-lettered."""
-    _check_dead(job)
-    return _start_again(draft, job, "replay")
-
-
-def discard(draft: Draft, job: Job) -> Job:
-    """Take a job out of the dead-letter queue; it stays failed. Raises: Conflict where it is not in there."""
-    _check_dead(job)
-    draft.dead_letters_delta -= 1
-    return draft.change(job, dead_lettered_at=None)
-
-
-def _check_dead(job: Job) -> None:
-    if job.dead_lettered_at is None:
-        raise Conflict("the job is not in the dead-letter queue")
-
-
-def stop_job(draft: Draft, agent: str, job_id: str, rules: Rules) -> Job:
-    """Stop what an agent does for a job and hand the job back, uncharged. Raises: NotFound."""
-    for lease in draft.leases_of_job(job_id):
-        if lease.agent == agent:
-            draft.revokes[agent].append(lease.lease_id)
-            hand_back(draft, lease, rules, "stopped by an operator", charged=False, wait_s=_STOPPED_S)
-            job = draft.job(job_id)
-            assert job is not None
-            return job
-    raise NotFound
-
-
-def _uncharged(job: Job) -> int:
-    """Return the attempts without the one that is stopped: it did not fail."""
-    return job.attempt - 1 if job.status in (JobStatus.DOWNLOADING, JobStatus.UPLOADING) else job.attempt
-
-
-def _start_again(draft: Draft, job: Job, why: str) -> Job:
-    changes: dict[str, Any] = {"next_attempt_at": None, "completed_at": None, "error": None, "attempt": _uncharged(job)}
-    if job.is_final:
-        # The session went with the failure, and the file may have changed since: look at it anew.
-        changes |= {"attempt": 0, "requeues": 0, "metadata": None, "started_at": None, "dead_lettered_at": None}
-    after = draft.transition(job, JobEvent.REQUEUED, {"code": why}, **changes)
-    if job.dead_lettered_at is not None:
-        draft.dead_letters_delta -= 1
-    return after

@@ -60,8 +60,9 @@ from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: An abort not confirmed after this long is ordered again.
+#: An abort not confirmed after this long is ordered again; sooner where the agent has given up.
 _ABORT_AGAIN_S = 60.0
+_ABORT_GIVEN_UP_S = 5.0
 
 #: As whom the scheduler itself looks at jobs.
 EVERYTHING = Viewer("scheduler", Role.OPERATOR)
@@ -137,12 +138,15 @@ class Dispatch:
         self._orders.clear()
 
     async def _under_its_job(self, order: AbortOrder, book: Book) -> AbortOrder:
-        """Return the order with its job's correlation id; the job may be over, and known to the ledger alone."""
+        """Return the order with its job's correlation id and epoch; a job that is over is known to the ledger alone."""
         job = book.jobs.get(order.context.job_id)
         if job is None:
             with suppress(RayhaulError):
                 job = await self._ledger.job(EVERYTHING, order.context.job_id)
-        return order if job is None else replace(order, context=_context(job))
+        if job is None:
+            return order
+        is_given_up = job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
+        return replace(order, context=_context(job), epoch=job.epoch if is_given_up else None)
 
     async def _ask(self, book: Book, now_s: float) -> None:
         """Ask agents for the tails of their stripes; who is not heard of is asked again."""
@@ -178,13 +182,15 @@ class Dispatch:
             if now is None or now.state is not SessionState.ABORTING:
                 continue
             sent = book.aborting.get(session.session_id)
-            if sent is not None and sent.agent in names and draft.now_s - sent.sent_at_s < _ABORT_AGAIN_S:
-                continue
+            if sent is not None and sent.agent in names:
+                is_held = session.session_id in book.agents[sent.agent].held
+                if draft.now_s - sent.sent_at_s < (_ABORT_AGAIN_S if is_held else _ABORT_GIVEN_UP_S):
+                    continue
             context = JobContext(job_id=session.job_id, user_id="", correlation_id=session.session_id)
             order = AbortOrder(
                 session_id=session.session_id,
                 context=context,
-                bucket=session.bucket,
+                bucket=session.bucket or self._bucket,
                 key=session.key,
                 upload_id=session.upload_id,
             )

@@ -1,6 +1,6 @@
 """The scheduler: what the API asks and the agents report becomes changes of a turn's draft.
 
-The loop (loop.py) carries the turns; decisions.py says what follows from what.
+The loop (loop.py) carries the turns; decisions.py says what follows from what, commands.py what people may ask.
 """
 
 import logging
@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from actors import decisions, losses, quotas, views
+from actors import commands, decisions, losses, quotas, views
 from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.counts import Counts
-from actors.decisions import Rules, hear, obey
+from actors.decisions import Rules, hear
 from actors.dispatch import EVERYTHING, Dispatch
 from actors.draft import Draft
 from actors.hosts import Hosts
@@ -171,22 +171,22 @@ class Scheduler:
             job = draft.job(job_id)
             if job is None or not (viewer.sees_all or job.user_id == viewer.user_id):
                 raise NotFound
-            return obey(draft, job, command)
+            return commands.obey(draft, job, command)
 
         job: Job = await self._loop.ask(apply, job_id=job_id)
         return job
 
     async def replay(self, job_id: str) -> Job:
-        job: Job = await self._loop.ask(lambda draft: decisions.replay(draft, _known(draft, job_id)), job_id=job_id)
+        job: Job = await self._loop.ask(lambda draft: commands.replay(draft, _known(draft, job_id)), job_id=job_id)
         return job
 
     async def discard(self, job_id: str) -> Job:
-        job: Job = await self._loop.ask(lambda draft: decisions.discard(draft, _known(draft, job_id)), job_id=job_id)
+        job: Job = await self._loop.ask(lambda draft: commands.discard(draft, _known(draft, job_id)), job_id=job_id)
         log.info("taken out of the dead-letter queue", extra={"jobId": job_id})
         return job
 
     async def stop_job(self, agent: str, job_id: str) -> Job:
-        job: Job = await self._loop.ask(lambda draft: decisions.stop_job(draft, agent, job_id, self._rules))
+        job: Job = await self._loop.ask(lambda draft: commands.stop_job(draft, agent, job_id, self._rules))
         return job
 
     async def set_paused(self, priority: Priority, *, paused: bool) -> QueueView:

@@ -136,13 +136,15 @@ class TransferOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortOrder:
-    """Abort an upload nobody will finish, and see that it is gone."""
+    """Abort an upload nobody will finish, and see that it is gone; or take a single PUT back (`upload_id` empty)."""
 
     session_id: str
     context: JobContext
     bucket: str
     key: str
     upload_id: str
+    #: What PUTs of the job published up to this epoch goes; None: nothing does, the job lives again.
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

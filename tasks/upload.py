@@ -30,9 +30,11 @@ from tasks.stripe import Stripe
 
 _CONTENT_TYPE = "application/octet-stream"
 
-#: The object's metadata names the upload that it was published by, or the lease of its PUT.
+#: The object's metadata names the upload that it was published by, or the lease of its PUT and that lease's epoch.
 SESSION = "session-id"
 LEASE = "lease-id"
+EPOCH = "epoch"
+_JOB = "job-id"
 
 #: An ETag that is the MD5 of one whole.
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -164,7 +166,7 @@ class Upload:
         about: Mapping[str, Any] = {
             "content_type": self._order.pin.content_type or _CONTENT_TYPE,
             "filename": self._order.pin.filename,
-            "metadata": {**self._metadata(), LEASE: self._order.lease_id},
+            "metadata": {**self._metadata(), LEASE: self._order.lease_id, EPOCH: str(self._order.epoch)},
         }
         try:
             return (await self._sink.put(self._order.key, len(data), data, replaces=self._replaces, **about)).etag
@@ -289,16 +291,24 @@ class Upload:
 
     def _metadata(self) -> Mapping[str, str]:
         context = self._order.context
-        ids = {"correlation-id": context.correlation_id, "job-id": context.job_id}
+        ids = {"correlation-id": context.correlation_id, _JOB: context.job_id}
         return ids if context.traceparent is None else {**ids, "traceparent": context.traceparent}
 
 
 async def undo(sink: Sink, order: AbortOrder) -> None:
     """Abort an upload and see that it is gone, and that nothing stands that it had published. Raises: SinkError."""
-    await sink.abort(order.key, order.upload_id)
+    if order.upload_id:
+        await sink.abort(order.key, order.upload_id)
     found = await sink.head(order.key)
-    if found is not None and found.metadata.get(SESSION) == order.session_id:
+    if found is not None and (found.metadata.get(SESSION) == order.session_id or _was_put(found.metadata, order)):
         await sink.delete(order.key)
+
+
+def _was_put(metadata: Mapping[str, str], order: AbortOrder) -> bool:
+    """Say whether a PUT that the order takes back made this object; one of a later lease stays."""
+    if order.epoch is None or metadata.get(_JOB) != order.context.job_id or EPOCH not in metadata:
+        return False
+    return int(metadata[EPOCH]) <= order.epoch
 
 
 def _is_same(stored: StoredPart, known: PartDone | None) -> bool:

@@ -100,14 +100,33 @@ def test_deploy_where_no_ray_is(ray: Attached, store: Seaweed) -> None:
     assert "Traceback" not in nowhere.stderr
 
 
+def test_deploy_and_undeploy(ray: Attached, store: Seaweed, origin: Origin) -> None:
+    """Deployed while the agent's node is not there yet; a job is done; undeployed, and nothing of it is left."""
+    deployed = ray.attach(**as_environment(store.settings))
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    assert "waiting for one to join" in deployed.stdout
+    with ray.client() as client:
+        job = client.wait(client.submit(origin.add("short.bin", size=9 * MIB, seed=4)).id, timeout_s=120)
+        assert sha256_of_object(client, job.id) == content_sha256(4, 9 * MIB)
+    _undeploy(ray)
+
+
+def _undeploy(ray: Attached) -> None:
+    stopped = ray.undeploy()
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "stopped" in stopped.stdout
+    for name in ("SchedulerActor", "AgentActor", "ServeReplica", "haproxy"):
+        assert ray.processes(name) == {}, name
+
+
+@pytest.mark.drill
 def test_deploy_renew_and_undeploy(ray: Attached, store: Seaweed, origin: Origin) -> None:
-    """Deployed while the agent's node is not there yet; renewed under a running job; stopped; and the job goes on."""
+    """Renewed under a running job; stopped; and the job goes on."""
     settings = as_environment(store.settings)
     url = origin.add("long.bin", size=48 * MIB, seed=5, rate_bytes_per_s=MIB)
 
     first = ray.attach(**settings)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "waiting for one to join" in first.stdout
     key_path = ray.directory / "data" / "api-key"
     assert key_path.stat().st_mode & 0o777 == 0o600
     key = ray.key
@@ -132,11 +151,7 @@ def test_deploy_renew_and_undeploy(ray: Attached, store: Seaweed, origin: Origin
         assert elsewhere.returncode == 2
         assert f"the API listens on 127.0.0.1 port {ray.port}" in elsewhere.stderr
 
-    stopped = ray.undeploy()
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    assert "stopped" in stopped.stdout
-    for name in ("SchedulerActor", "AgentActor", "ServeReplica", "haproxy"):
-        assert ray.processes(name) == {}, name
+    _undeploy(ray)
     assert "nothing runs there" in ray.undeploy().stdout
 
     key_path.unlink()
@@ -157,6 +172,7 @@ def test_deploy_renew_and_undeploy(ray: Attached, store: Seaweed, origin: Origin
     assert ray.undeploy().returncode == 0
 
 
+@pytest.mark.drill
 def test_the_rayservice_s_application(ray: Attached, cluster: Embedded, origin: Origin) -> None:
     """What kubernetes/rayservice.yaml tells Serve starts scheduler, agents and API, and a job is done.
 

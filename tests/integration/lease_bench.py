@@ -31,7 +31,7 @@ from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
-from tasks.upload import LEASE, SESSION
+from tasks.upload import EPOCH, LEASE, SESSION
 
 PART = 5 * MIB
 SETTINGS = TransferSettings(
@@ -197,7 +197,7 @@ class Bench:
         assert result.crc64nvme == crc_text(crc)
         head = await self.sink.head(order.key)
         assert head is not None
-        assert {n: v for n, v in head.metadata.items() if n not in {SESSION, LEASE}} == METADATA
+        assert {n: v for n, v in head.metadata.items() if n not in {SESSION, LEASE, EPOCH}} == METADATA
         assert await self.sink.list_uploads(self.prefix) == []
 
     async def abort(self, control: Control) -> None:

@@ -87,7 +87,54 @@ async def test_what_is_being_published_can_not_be_cancelled() -> None:
         await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.REQUEUE))
         await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.CANCEL))
         await rig.live(2)
-        assert [order.upload_id for order in agent.aborts] != []
+        (abort,) = agent.aborts
+        assert abort.upload_id
+
+
+async def test_what_a_lost_agent_may_have_put_is_taken_back() -> None:
+    """Nobody knows whether its PUT got through: after a cancel it is taken back, unless the job lives again."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.running(1)
+        agent.tell_commit(agent.order_of(job_id))
+        await agent.report()
+        await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.REQUEUE))
+        await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.CANCEL))
+        await rig.live(2)
+        job = await rig.job(job_id)
+        (order,) = agent.aborts
+        assert (order.upload_id, order.key, order.epoch) == ("", job.key, job.epoch)
+        agent.held.clear()
+        await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.RETRY))
+        await rig.live(10)
+        (order,) = agent.aborts
+        assert order.epoch is None
+
+
+async def test_an_abort_that_an_agent_gave_up_is_ordered_again_soon() -> None:
+    """An agent that could not abort an upload holds the order no more; another try comes after seconds."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.running(1)
+        agent.tell_opened(agent.order_of(job_id))
+        await agent.report()
+        await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.CANCEL))
+        await rig.live(2)
+        await rig.live(30)
+        assert len(agent.aborts) == 1, "one that is in hand is left to it"
+        agent.held.clear()
+        await rig.live(7)
+        assert len(agent.aborts) == 1
+
+
+async def test_a_job_that_never_ran_has_nothing_in_the_bucket() -> None:
+    """Nobody looks for what a job may have put that was cancelled before its first lease."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await _known(rig, 1)
+        await rig.call(rig.scheduler.command(OPERATOR, job_id, Command.CANCEL))
+        await rig.live(2)
+        assert agent.aborts == []
 
 
 async def _known(rig: Rig, jobs: int) -> list[str]:

@@ -566,6 +566,23 @@ async def test_what_an_undone_upload_had_published_goes(bench: Bench, *, ours: b
     assert (await bench.sink.head(order.key) is None) is ours
 
 
+@pytest.mark.parametrize(
+    ("epoch", "job_id", "stays"),
+    [(1, None, False), (2, None, False), (0, None, True), (None, None, True), (1, "job_other", True)],
+)
+async def test_a_put_is_taken_back(bench: Bench, epoch: int | None, job_id: str | None, *, stays: bool) -> None:
+    """What a PUT of a job's earlier lease made is deleted; that of a later one, and another job's, stays."""
+    order = await bench.order(1000)
+    await bench.run(order)
+    context = order.context if job_id is None else replace(order.context, job_id=job_id)
+    taken = AbortOrder(
+        session_id="put_1", context=context, bucket=order.bucket, key=order.key, upload_id="", epoch=epoch
+    )
+    await undo(bench.sink, taken)
+    assert (await bench.sink.head(order.key) is not None) is stays
+    assert bench.proxy.count("abort") == 0
+
+
 async def test_stripes_of_one_upload(bench: Bench) -> None:
     """Each moves its own parts and publishes nothing; who has the whole file then only completes it."""
     order, first = await interrupted(bench, lose_at="after 1 parts")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayhaul.errors import SinkBusy, SinkRefused, UploadLost
-from rayhaul.lease import PartDone
+from rayhaul.lease import AbortOrder, PartDone
 
 
 @dataclass(slots=True)
@@ -26,6 +26,9 @@ class StoredObject:
     job_id: str
     #: Under which lease it was published.
     lease_id: str
+    epoch: int
+    #: By which upload; None: by a PUT.
+    session_id: str | None
 
 
 def part_etag(version: str, number: int) -> str:
@@ -99,6 +102,16 @@ class Bucket:
     def abort(self, upload_id: str) -> None:
         self._allow()
         self.uploads.pop(upload_id, None)
+
+    def undo(self, order: AbortOrder) -> None:
+        """Abort an upload, and delete the object that it, or a PUT that is taken back, has made."""
+        self.abort(order.upload_id)
+        made = self.objects.get(order.key)
+        if made is None or made.job_id != order.context.job_id:
+            return
+        was_put = made.session_id is None and order.epoch is not None and made.epoch <= order.epoch
+        if made.session_id == order.session_id or was_put:
+            del self.objects[order.key]
 
     def uploads_of(self, key: str) -> list[str]:
         self._allow()

@@ -264,7 +264,7 @@ class SimAgent:
 
     def _abort(self, key: str, hand: Hand, order: AbortOrder) -> None:
         try:
-            self.around.bucket.abort(order.upload_id)
+            self.around.bucket.undo(order)
         except RayhaulError:
             # Not told: the scheduler orders it again.
             del self.held[key]
@@ -419,7 +419,13 @@ class SimAgent:
     def _publish(self, hand: Hand, order: TransferOrder, parts_count: int) -> None:
         around = self.around
         assert order.key is not None
-        made = StoredObject(object_etag(str(order.pin.etag), parts_count), order.context.job_id, order.lease_id)
+        made = StoredObject(
+            object_etag(str(order.pin.etag), parts_count),
+            order.context.job_id,
+            order.lease_id,
+            order.epoch,
+            None if hand.upload_id is None else hand.session_id,
+        )
         before = around.bucket.objects.get(order.key)
         if hand.upload_id is None:
             if not self._replaced(hand, order, made):

@@ -111,6 +111,9 @@ def check_ends(reference: ReferenceLedger, people: People, bucket: Bucket) -> No
             assert job.result is not None
             stored = bucket.objects.get(job.result.key)
             must(stored is not None and stored.etag == job.result.etag, "I2", f"{job.id}: {stored} is not its result")
+        elif job.status is JobStatus.CANCELLED:
+            stays = [made for made in bucket.objects.values() if made.job_id == job.id]
+            must(not stays, "I2", f"{job.id} was cancelled, and has {stays} in the bucket")
     must(not rows.leases, "I1", f"leases stay: {list(rows.leases)}")
     must(not rows.live_sessions, "I4", f"uploads stay: {list(rows.live_sessions)}")
     known = {session.upload_id for session in rows.sessions.values()}
