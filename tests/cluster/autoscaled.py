@@ -37,7 +37,7 @@ _MARK = "RAYHAUL_TEST_AUTOSCALED"
 _HEAD_ID = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 _HEAD_TYPE = "ray.head.default"
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-_UP_TIMEOUT_S = 120
+_UP_TIMEOUT_S = 300
 _STOP_TIMEOUT_S = 20
 #: Ray gives its head 30 seconds to start, whatever else the machine is doing, and then gives up.
 _STARTS_MAX = 3

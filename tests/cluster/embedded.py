@@ -18,7 +18,7 @@ from rayhaul import Client
 from rayhaul.log_lines import part_of
 from serve_app.embedded import Place
 
-_UP_TIMEOUT_S = 120
+_UP_TIMEOUT_S = 300
 
 
 def free_port() -> int:

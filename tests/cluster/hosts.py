@@ -6,6 +6,7 @@ rsync and iproute2 are needed (`why_not`).
 """
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -35,6 +36,9 @@ _UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-chi
 _NAME, _DIRECTORY = "rh", "rayhaul-hosts-"
 _letters = cycle(ascii_lowercase)
 _CHECKOUT = Path(__file__).parents[2]
+#: Where sshd leads those who log in, whatever our own HOME says.
+_HOME = Path(pwd.getpwuid(os.getuid()).pw_dir)
+
 #: Runs as the first process of a host: what the host sees as its own comes in the environment.
 _INIT = """
 set -eu
@@ -102,7 +106,7 @@ class Host:
 
     def enter(self) -> list[str]:
         """Return what to put before a command so that it runs on the host."""
-        return ["nsenter", f"--target={self._init_pid()}", "--all", "--"]
+        return ["nsenter", f"--target={self._init_pid()}", "--all", "--", "env", f"HOME={_HOME}"]
 
     def _init_pid(self) -> int:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -223,7 +227,7 @@ class Hosts:
                 | {
                     "HOST_DIR": str(directory),
                     "CHECKOUT": str(_CHECKOUT),
-                    "HOST_HOME": str(Path.home()),
+                    "HOST_HOME": str(_HOME),
                     "SSHD": str(shutil.which("sshd", path=_PATH)),
                 },
                 stdin=subprocess.DEVNULL,

@@ -229,7 +229,10 @@ def patient(data_dir: Path, *, agents: int, **settings: str) -> Iterator[Embedde
 def watched(cluster: Embedded, ledger_url: str | None = None) -> Iterator[EmbeddedPatient]:
     """Open ledger and bucket of a running cluster beside it."""
     url = ledger_url or f"sqlite:///{cluster.data_dir / 'ledger.db'}"
-    with Books(url) as books, Bucket.embedded(cluster.data_dir) as bucket:
+    # Also where the ledger lies elsewhere, the key that seals it is in the data directory.
+    key_path = cluster.data_dir / "ledger-key"
+    secret_key = key_path.read_text().strip() if key_path.exists() else None
+    with Books(url, secret_key) as books, Bucket.embedded(cluster.data_dir) as bucket:
         yield EmbeddedPatient(cluster, books, bucket)
 
 

@@ -33,7 +33,7 @@ RAYLET = "/raylet/raylet "
 _GCS_PORT = 6379
 _API_PORT = 8000
 _JOIN_S = 120
-_DEPLOY_S = 240
+_DEPLOY_S = 600
 
 
 class Machines(Patient):

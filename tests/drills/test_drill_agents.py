@@ -136,7 +136,8 @@ def test_f31_an_agent_stopped_and_woken(shared: Patient, origin: Origin, begin: 
 def test_f37_a_job_that_kills_its_agent(shared: Patient, origin: Origin, begin: Begin) -> None:
     """Whoever fetches the file is killed: four runs, then dead-lettered; all other jobs complete."""
     drill = begin("F37", "a job that kills its agent each time")
-    poison = shared.submit(origin, [("f37/poison.bin", Content(0, 64 * MIB))], rate_bytes_per_s=MIB // 4)
+    # Of one part: no other agent helps with it, and whoever has it is killed.
+    poison = shared.submit(origin, [("f37/poison.bin", Content(0, 8 * MIB))], rate_bytes_per_s=MIB // 16)
     others = shared.submit(origin, files("f37", 20, 12 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S)
     (job_id,) = poison
     deaths = 0
