@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from random import Random
 from typing import Any
 
@@ -57,6 +57,7 @@ from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.sweep import sweep
 from tasks.transfer import transfer
+from tasks.transports import Transports
 from tasks.upload import undo
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Agent:
         self._refresh = Refresh(client, settings.webhook, new_id=new_id, clock=clock)
         self._gates = Gates(monotonic)
         self._paces = Paces(settings.agent.bandwidth_bytes_per_s_max)
+        self._transports = Transports.of(settings, client, sink)
         self._held: dict[str, Held] = {}
         self._let_go: set[str] = set()
         self._wake = asyncio.Event()
@@ -119,7 +121,7 @@ class Agent:
     async def run(self) -> None:
         """Work until drained or stopped; then say goodbye."""
         with bind(agentId=self.name):
-            async with asyncio.TaskGroup() as self._tasks:
+            async with aclosing(self._transports), asyncio.TaskGroup() as self._tasks:
                 while not (self._stopping or (self._draining and not self._held)):
                     await self._wait()
                     await self._report()
@@ -236,11 +238,11 @@ class Agent:
             link = links.current
             try:
                 return await probe(
-                    self._client,
-                    url=link.url,
-                    headers=link.headers,
+                    self._transports.by(link.url),
+                    link,
                     filename=order.filename,
                     size_bytes_max=self._settings.transfer.size_bytes_of(order.size_bytes_max),
+                    timeout_s=self._settings.source.probe_timeout_s,
                     clock=self._monotonic,
                 )
             except SourceError as error:
@@ -272,6 +274,7 @@ class Agent:
                 refresh=self._refresh,
                 gate=self._gates.of(order.grant),
                 paces=self._paces.of(order.rates),
+                transports=self._transports,
             )
         except LeaseLost:
             raise

@@ -13,13 +13,15 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL.
+    """Return the host of a URL; of an object in our own store its bucket, `s3:bucket`.
 
     >>> host_of("https://user:pass@Example.org/a"), host_of("http://[::1]:8080/")
     ('example.org:443', '[::1]:8080')
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if parts.scheme == "s3":
+        return f"s3:{host}"
     port = parts.port or _PORTS.get(parts.scheme, 0)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

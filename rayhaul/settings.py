@@ -123,6 +123,25 @@ class SourceSettings(_Group):
     user_agent: str = Field("rayhaul", description="User-Agent sent to sources.")
 
 
+class SourcesSettings(_Group):
+    """Which kinds of source there are besides HTTP(S)."""
+
+    s3_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Buckets, or `bucket/prefix`, of the cluster's own store that every user may read from as "
+        "`s3://bucket/key`, separated by commas; empty: none. What lies under the cluster's own prefix is never read.",
+    )
+
+    _split = field_validator("s3_buckets", mode="before")(_split_commas)
+
+    @field_validator("s3_buckets")
+    @classmethod
+    def _check(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        if any(entry.startswith("/") or "://" in entry for entry in entries):
+            raise ValueError("is not `bucket` or `bucket/prefix`, separated by commas")
+        return entries
+
+
 class TransferSettings(_Group):
     part_bytes_min: int = Field(16 * MIB, ge=5 * MIB, description="Size of a part, unless the file needs larger ones.")
     single_put_bytes_max: int = Field(16 * MIB, gt=0, description="Files up to this size go up in one PUT.")
@@ -387,6 +406,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     egress: EgressSettings = EgressSettings()
     source: SourceSettings = SourceSettings()
+    sources: SourcesSettings = SourcesSettings()
     transfer: TransferSettings = TransferSettings()
     scaling: ScalingSettings = ScalingSettings()
     agent: AgentSettings = AgentSettings()

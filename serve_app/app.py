@@ -37,6 +37,7 @@ from serve_app.limits import Limiter
 from serve_app.live import Live
 from serve_app.replica import Links, Replica
 from tasks.guard import AddressGuard
+from tasks.schemes import SourceRules
 
 __all__ = ["Links", "create_app"]
 
@@ -63,6 +64,7 @@ def create_app(
     meter = Meter()
     tracer = open_tracer(settings.otlp, "api", meter, instance=replica)
     live = Live(plane)
+    guard = AddressGuard(settings.egress)
     limiter = Limiter(settings.api, meter=meter, clock=clock)
     app = FastAPI(
         title="Rayhaul",
@@ -101,7 +103,8 @@ def create_app(
         settings=settings,
         clock=clock,
         meter=meter,
-        guard=AddressGuard(settings.egress),
+        guard=guard,
+        sources=SourceRules(settings, guard),
         keyring=app.state.keyring,
         live=live,
         logs=logs,

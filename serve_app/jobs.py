@@ -24,7 +24,7 @@ from serve_app.bodies import VALUES_MAX, parsed
 from serve_app.openapi import header, json_body, problems_of
 from serve_app.paging import PAGE_JOBS_MAX, Cursor
 from serve_app.replica import PathId, Replica, replica_of
-from serve_app.urls import check_url, counting_denials
+from serve_app.urls import check_source, check_url, counting_denials
 from serve_app.views import MOVING, event_view, job_view, reply
 from serve_app.visit import visit_of
 
@@ -202,9 +202,11 @@ def _admitted(asked: JobRequest, replica: Replica, place: str = "") -> JobSpec:
     except InvalidField as err:
         raise InvalidField(f"{place}{err.field}", err.reason) from None
     mirrors = [(f"mirrors.{index}", url) for index, url in enumerate(spec.mirrors)]
-    for name, url in [("url", spec.url), *mirrors, ("webhook", spec.webhook), ("refreshWebhook", spec.refresh_webhook)]:
-        if url is not None:
-            check_url(replica, f"{place}{name}", url)
+    for name, url in [("url", spec.url), *mirrors]:
+        check_source(replica, f"{place}{name}", url)
+    for name, receiver in [("webhook", spec.webhook), ("refreshWebhook", spec.refresh_webhook)]:
+        if receiver is not None:
+            check_url(replica, f"{place}{name}", receiver)
     return spec
 
 

@@ -22,6 +22,7 @@ from serve_app.auth import Keyring
 from serve_app.feed import Feed
 from serve_app.live import Live
 from tasks.guard import AddressGuard
+from tasks.schemes import SourceRules
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class Replica:
     clock: Callable[[], float]
     meter: Meter
     guard: AddressGuard
+    sources: SourceRules
     keyring: Keyring
     live: Live
     logs: LogReader

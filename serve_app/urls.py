@@ -11,9 +11,21 @@ from tasks.guard import Denied
 
 
 def check_url(replica: Replica, field: str, url: str) -> None:
-    """Raises: InvalidField where it is no URL; EgressDenied."""
-    try:
+    """Check a URL that is posted to, or asked. Raises: InvalidField where it is no URL; EgressDenied."""
+    with _named(field):
         replica.guard.check_url(url)
+
+
+def check_source(replica: Replica, field: str, url: str) -> None:
+    """Check a URL that a file is read from. Raises: InvalidField where it is none that can be; EgressDenied."""
+    with _named(field):
+        replica.sources.check(url)
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    try:
+        yield
     except InvalidRequest as err:
         raise InvalidField(field, err.message) from None
     except Denied as err:

@@ -50,6 +50,8 @@ class Reason(StrEnum):
     OWN = "own"
     #: A redirect from https to http.
     DOWNGRADE = "downgrade"
+    #: An object of our own store that no operator has allowed.
+    BUCKET = "bucket"
 
 
 class Denied(EgressDenied):
@@ -302,7 +304,7 @@ def _parse(text: str) -> URL:
 
     Raises: InvalidRequest.
     """
-    _check_text(text)
+    check_text(text)
     try:
         url = URL(text)
         exact = URL(text, encoded=True)
@@ -314,7 +316,7 @@ def _parse(text: str) -> URL:
     return exact if same and text.isascii() else url
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
     """Raises: InvalidRequest for what parsers drop, or turn into something else, before they look at the host."""
     if len(text) > URL_CHARACTERS_MAX:
         raise InvalidRequest("The URL is too long.")

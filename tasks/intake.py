@@ -7,12 +7,12 @@ from typing import Self
 
 from rayhaul.errors import SourceError, SourceStalled
 from rayhaul.lease import TransferOrder
-from tasks.egress import GuardedClient
+from tasks.bucket_rules import StoredObject
 from tasks.gates import HostGate
 from tasks.lease_control import LeaseControl
 from tasks.links import Link, Links, Refresh
 from tasks.pace import Line
-from tasks.source import open_range, open_whole
+from tasks.transports import Transports
 
 #: What a lease does while its host has no connection for it.
 AT_GATE = "waiting for a connection to its host"
@@ -24,7 +24,7 @@ class Intake:
     def __init__(
         self,
         order: TransferOrder,
-        client: GuardedClient,
+        transports: Transports,
         control: LeaseControl,
         *,
         line: Line,
@@ -32,7 +32,7 @@ class Intake:
         gate: HostGate | None = None,
     ) -> None:
         self._order = order
-        self._client = client
+        self._transports = transports
         self._control = control
         self._gate = gate
         self._links = Links(
@@ -45,16 +45,19 @@ class Intake:
         #: One for all connections of the order.
         self._line = line
 
+    @property
+    def stored(self) -> StoredObject | None:
+        """The object in our own store that the bytes are of; None of any other source. Raises: EgressDenied."""
+        return self._transports.stored(self._links.current.url)
+
     def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
 
-        Raises: as `tasks.source.open_range`.
+        Raises: as `Transport.open_range`.
         """
         return self._flow(
-            lambda link: open_range(
-                self._client,
-                url=link.url,
-                headers=link.headers,
+            lambda link: self._transports.by(link.url).open_range(
+                link,
                 pin=self._order.pin,
                 first_byte=first_byte,
                 end_byte=end_byte,
@@ -65,16 +68,14 @@ class Intake:
     def whole(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give all bytes, in order. What was read counts for nothing when the block fails.
 
-        Raises: as `tasks.source.open_whole`.
+        Raises: as `Transport.open_whole`.
         """
-        return self._flow(
-            lambda link: open_whole(self._client, url=link.url, headers=link.headers, pin=self._order.pin)
-        )
+        return self._flow(lambda link: self._transports.by(link.url).open_whole(link, pin=self._order.pin))
 
     @asynccontextmanager
     async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._turn())
+            await stack.enter_async_context(self.turn())
             flow = _Flow(await self._opened(stack, open_at), self._line, self._control)
             try:
                 yield flow
@@ -83,7 +84,7 @@ class Intake:
                 raise
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncIterator[None]:
         """Hold one of the host's connections."""
         if self._gate is None:
             yield

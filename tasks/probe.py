@@ -1,6 +1,7 @@
 """Learns what a file is before any of it is moved: size, validator, range support and name.
 
-A ranged GET asks for it, not HEAD: links that are signed for GET refuse HEAD, and only a 206 proves that ranges work.
+Over HTTP a ranged GET asks for it, not HEAD: links that are signed for GET refuse HEAD, and only a 206 proves that
+ranges work.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from rayhaul.job import Metadata
 from rayhaul.policy.naming import clean, filename_of
 from tasks import digests
 from tasks.egress import Answer, GuardedClient
+from tasks.links import Link
 from tasks.source import (
     ContentRange,
     check_coding,
@@ -20,18 +22,19 @@ from tasks.source import (
     strong_date,
     unsatisfied_total,
 )
+from tasks.transport import Transport
 
 #: Refusals that mean the file, not the range: asking again without one would be rude and change nothing.
 _FINAL_REFUSALS = frozenset({401, 403, 404, 408, 410, 429})
 
 
 async def probe(
-    client: GuardedClient,
+    transport: Transport,
+    link: Link,
     *,
-    url: str,
-    headers: Mapping[str, str],
     filename: str | None,
     size_bytes_max: int | None,
+    timeout_s: float,
     clock: Callable[[], float],
 ) -> Metadata:
     """Return what the source says about the file. `filename`: the caller's wish; `clock`: seconds, never backwards.
@@ -40,8 +43,8 @@ async def probe(
     """
     started_s = clock()
     try:
-        async with asyncio.timeout(client.source.probe_timeout_s):
-            metadata = await _ask(client, url, headers, filename)
+        async with asyncio.timeout(timeout_s):
+            metadata = await transport.probe(link, filename)
     except TimeoutError as err:
         raise SourceTimeout from err
     if metadata.size_bytes is not None and size_bytes_max is not None and metadata.size_bytes > size_bytes_max:
@@ -49,7 +52,8 @@ async def probe(
     return replace(metadata, fetch_ms=round((clock() - started_s) * 1000))
 
 
-async def _ask(client: GuardedClient, url: str, headers: Mapping[str, str], filename: str | None) -> Metadata:
+async def ask(client: GuardedClient, url: str, headers: Mapping[str, str], filename: str | None) -> Metadata:
+    """Return what an HTTP source says about the file. Raises: SourceError; InvalidRequest, EgressDenied."""
     async with client.open_now(url, headers=headers, extra={"Range": "bytes=0-0"}) as answer:
         metadata = _read_ranged(answer, filename)
     if metadata is not None:

@@ -68,6 +68,9 @@ class ObjectHead:
     #: Of the whole object; None where the store keeps none.
     crc64nvme: int | None
     metadata: Mapping[str, str]
+    content_type: str | None = None
+    #: Content-Disposition.
+    disposition: str | None = None
 
 
 class Sink:
@@ -87,7 +90,8 @@ class Sink:
         self.bucket = s3.bucket
         self.meter = meter
         self._s3 = s3
-        self._calls = StoreCalls(
+        #: For what is asked of other buckets of the same store.
+        self.calls = StoreCalls(
             s3,
             meter=meter,
             retries=retries or TransferSettings(),
@@ -104,10 +108,10 @@ class Sink:
     @property
     def budget(self) -> RetryBudget:
         """What the store is asked to bear of second tries, by all in this process."""
-        return self._calls.budget
+        return self.calls.budget
 
     async def __aenter__(self) -> Self:
-        await self._calls.start()
+        await self.calls.start()
         self._puts.start()
         return self
 
@@ -115,7 +119,7 @@ class Sink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._puts.close()
-        await self._calls.close()
+        await self.calls.close()
 
     # --- bytes ---
 
@@ -125,7 +129,7 @@ class Sink:
         Raises: SinkError; what iterating the body raises.
         """
         query = {"uploadId": upload_id, "partNumber": str(number)}
-        url = await self._calls.presign_put(key, query=query, headers={})
+        url = await self.calls.presign_put(key, query=query, headers={})
         try:
             put = await self._puts.send(
                 "upload_part", url, headers={}, size_bytes=size_bytes, body=body, tells_crc=self._tells_crc
@@ -168,7 +172,7 @@ class Sink:
             digest = await self._puts.md5(body)
             headers["Content-MD5"] = base64.b64encode(digest).decode()
             md5_hex = digest.hex()
-        url = await self._calls.presign_put(key, query={}, headers=headers)
+        url = await self.calls.presign_put(key, query={}, headers=headers)
         return await self._puts.send(
             "put_object", url, headers=headers, size_bytes=size_bytes, body=body, tells_crc=False, md5_hex=md5_hex
         )
@@ -178,16 +182,16 @@ class Sink:
     async def create(self, key: str, *, content_type: str, filename: str, metadata: Mapping[str, str]) -> str:
         """Open an upload and return its id. Raises: SinkError."""
         about = _about(content_type, filename, metadata)
-        create = partial(self._calls.client.create_multipart_upload, Bucket=self.bucket, Key=key, **about)
+        create = partial(self.calls.client.create_multipart_upload, Bucket=self.bucket, Key=key, **about)
         if not self._takes_crc:
-            return _upload_id(await self._calls.told("create_multipart_upload", create))
+            return _upload_id(await self.calls.told("create_multipart_upload", create))
         checked = partial(create, ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT")
         try:
-            return _upload_id(await self._calls.call("create_multipart_upload", checked))
+            return _upload_id(await self.calls.call("create_multipart_upload", checked))
         except Refusal as refusal:
             if refusal.code not in UNKNOWN_CHECKSUM:
                 raise refusal.error from refusal
-        answer = await self._calls.told("create_multipart_upload", create)
+        answer = await self.calls.told("create_multipart_upload", create)
         self._takes_crc = False
         return _upload_id(answer)
 
@@ -209,7 +213,7 @@ class Sink:
         """
         listed = [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
         complete: Callable[..., Any] = partial(
-            self._calls.client.complete_multipart_upload,
+            self.calls.client.complete_multipart_upload,
             Bucket=self.bucket,
             Key=key,
             UploadId=upload_id,
@@ -223,11 +227,11 @@ class Sink:
         )
         try:
             try:
-                answer = await self._calls.call("complete_multipart_upload", checked)
+                answer = await self.calls.call("complete_multipart_upload", checked)
             except Refusal as refusal:
                 if refusal.code not in UNKNOWN_CHECKSUM or not offers_crc:
                     raise
-                answer = await self._calls.call("complete_multipart_upload", complete)
+                answer = await self.calls.call("complete_multipart_upload", complete)
         except Refusal as refusal:
             if isinstance(refusal.error, UploadLost):
                 return await self._adopted(key, parts, mark, refusal.error)
@@ -255,14 +259,14 @@ class Sink:
         found: list[StoredPart] = []
         for _ in range(_PAGES_MAX):
             ask = partial(
-                self._calls.client.list_parts,
+                self.calls.client.list_parts,
                 Bucket=self.bucket,
                 Key=key,
                 UploadId=upload_id,
                 PartNumberMarker=found[-1].number if found else 0,
                 MaxParts=_PAGE_MAX,
             )
-            answer = await self._calls.told("list_parts", ask)
+            answer = await self.calls.told("list_parts", ask)
             found += [
                 StoredPart(number=part["PartNumber"], size_bytes=part["Size"], etag=_unquoted(part["ETag"]))
                 for part in answer.get("Parts", ())
@@ -277,14 +281,14 @@ class Sink:
         marker: dict[str, Any] = {}
         for _ in range(_PAGES_MAX):
             ask = partial(
-                self._calls.client.list_multipart_uploads,
+                self.calls.client.list_multipart_uploads,
                 Bucket=self.bucket,
                 Prefix=prefix,
                 MaxUploads=_PAGE_MAX,
                 **marker,
             )
             try:
-                answer = await self._calls.told("list_multipart_uploads", ask)
+                answer = await self.calls.told("list_multipart_uploads", ask)
             except UploadLost:
                 # So rclone says that a bucket has none.
                 break
@@ -302,10 +306,10 @@ class Sink:
 
         Raises: SinkError; SinkBusy where parts keep landing in it.
         """
-        abort = partial(self._calls.client.abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload_id)
+        abort = partial(self.calls.client.abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload_id)
         for _ in range(_ABORTS_MAX):
             try:
-                await self._calls.told("abort_multipart_upload", abort)
+                await self.calls.told("abort_multipart_upload", abort)
                 await self.list_parts(key, upload_id)
             except UploadLost:
                 return
@@ -315,30 +319,36 @@ class Sink:
 
     async def head(self, key: str) -> ObjectHead | None:
         """Return what the store says of an object; None where it has none. Raises: SinkError."""
-        head = partial(self._calls.client.head_object, Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         try:
-            answer = await self._calls.call("head_object", head)
+            return await self.head_of(self.bucket, key)
         except Refusal as refusal:
             if refusal.is_absence:
                 return None
             raise refusal.error from refusal
+
+    async def head_of(self, bucket: str, key: str) -> ObjectHead:
+        """Return what the store says of an object in any bucket of it. Raises: Refusal."""
+        head = partial(self.calls.client.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        answer = await self.calls.call("head_object", head)
         return ObjectHead(
             size_bytes=answer.get("ContentLength", -1),
             etag=_unquoted(answer.get("ETag")),
             crc64nvme=told_crc(answer["ResponseMetadata"]["HTTPHeaders"]),
             # S3 keeps the names in lower case; others give them back as HTTP libraries write headers.
             metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+            content_type=answer.get("ContentType"),
+            disposition=answer.get("ContentDisposition"),
         )
 
     async def delete(self, key: str) -> None:
         """Delete an object; does nothing when there is none. Raises: SinkError."""
-        await self._calls.told("delete_object", partial(self._calls.client.delete_object, Bucket=self.bucket, Key=key))
+        await self.calls.told("delete_object", partial(self.calls.client.delete_object, Bucket=self.bucket, Key=key))
 
     async def ensure_bucket(self) -> None:
         """Create the bucket when it is missing. Raises: SinkRefused where that is not allowed; SinkError."""
-        client = self._calls.client
+        client = self.calls.client
         try:
-            await self._calls.call("head_bucket", partial(client.head_bucket, Bucket=self.bucket))
+            await self.calls.call("head_bucket", partial(client.head_bucket, Bucket=self.bucket))
         except Refusal as refusal:
             if not refusal.is_absence:
                 raise refusal.error from refusal
@@ -348,7 +358,7 @@ class Sink:
         if self._s3.endpoint_url is None and self._s3.region not in {"auto", "us-east-1"}:
             place = {"CreateBucketConfiguration": {"LocationConstraint": self._s3.region}}
         try:
-            await self._calls.call("create_bucket", partial(client.create_bucket, Bucket=self.bucket, **place))
+            await self.calls.call("create_bucket", partial(client.create_bucket, Bucket=self.bucket, **place))
         except Refusal as refusal:
             # Another process was quicker.
             if refusal.code != "BucketAlreadyOwnedByYou":
@@ -362,7 +372,7 @@ class Sink:
         if self._has_asked_for_rule:
             return
         self._has_asked_for_rule = True
-        client = self._calls.client
+        client = self.calls.client
         rule: Any = {
             "ID": "abort-incomplete-uploads",
             "Status": "Enabled",
@@ -370,7 +380,7 @@ class Sink:
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
         }
         try:
-            await self._calls.call(
+            await self.calls.call(
                 "get_lifecycle", partial(client.get_bucket_lifecycle_configuration, Bucket=self.bucket)
             )
         except Refusal as refusal:
@@ -383,7 +393,7 @@ class Sink:
             client.put_bucket_lifecycle_configuration, Bucket=self.bucket, LifecycleConfiguration={"Rules": [rule]}
         )
         try:
-            await self._calls.call("put_lifecycle", put)
+            await self.calls.call("put_lifecycle", put)
         except Refusal as refusal:
             _log.warning("the bucket takes no rule for uploads left open: %s", refusal.error.message)
         else:
@@ -391,7 +401,7 @@ class Sink:
 
     def presign_get(self, key: str, *, filename: str, expires_s: int) -> str:
         """Return a link that downloads the object under that file name for so long. Opens no connection."""
-        return self._calls.client.generate_presigned_url(
+        return self.calls.client.generate_presigned_url(
             "get_object",
             Params={"Bucket": self.bucket, "Key": key, "ResponseContentDisposition": content_disposition(filename)},
             ExpiresIn=expires_s,

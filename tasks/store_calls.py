@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 #: Long enough to wait for a free connection; each try signs anew.
-_PUT_EXPIRES_S = 3600
+_PRESIGNED_EXPIRES_S = 3600
 
 #: 4xx codes that another try can cure, on AWS, R2 or SeaweedFS.
 _BUSY = frozenset(
@@ -149,6 +149,16 @@ class StoreCalls:
         # boto3's own credential chain may have to ask for fresh credentials.
         return await self.told("presign", presign)
 
+    async def presign_get(self, bucket: str, key: str) -> str:
+        """Return a URL for one GET of an object in any bucket, among the next hour's. Raises: Refusal."""
+        presign = partial(
+            self.client.generate_presigned_url,
+            "get_object",
+            Params={"Bucket": bucket, "Key": key},
+            ExpiresIn=_PRESIGNED_EXPIRES_S,
+        )
+        return await self.call("presign", presign)
+
     def _presigned(self, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> str:
         # The same as `generate_presigned_url` gives, for a third of its time: that one looks for the endpoint anew,
         # and small files spend more on it than on anything else.
@@ -159,7 +169,7 @@ class StoreCalls:
             method="PUT", url=f"{self._base_url}{quote(key, safe='/~')}", params=dict(query), headers=dict(headers)
         )
         S3SigV4QueryAuth(
-            credentials.get_frozen_credentials(), "s3", self.client.meta.region_name, expires=_PUT_EXPIRES_S
+            credentials.get_frozen_credentials(), "s3", self.client.meta.region_name, expires=_PRESIGNED_EXPIRES_S
         ).add_auth(request)
         return str(request.url)
 

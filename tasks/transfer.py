@@ -24,8 +24,10 @@ from rayhaul.lease import TransferOrder
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
+from tasks.bucket_rules import StoredRange
 from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
+from tasks.copying import CopyUnknown
 from tasks.egress import GuardedClient
 from tasks.gates import HostGate
 from tasks.intake import Intake, Steady, UploadIdle
@@ -35,6 +37,7 @@ from tasks.pace import Line, Pace
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
 from tasks.stripe import Stripe
+from tasks.transports import Transports
 from tasks.upload import Upload
 
 __all__ = ["LeaseControl", "transfer"]
@@ -56,11 +59,12 @@ async def transfer(
     refresh: Refresh | None = None,
     gate: HostGate | None = None,
     paces: Sequence[Pace] = (),
+    transports: Transports | None = None,
 ) -> JobResult | None:
     """Carry out one order and return the published, verified object; None where the commit is for others.
 
     `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the host's `gate`,
-    and bytes come at `paces`.
+    and bytes come at `paces`. `transports` are the ways to a source; None: HTTP alone, by `client`.
     Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
@@ -76,7 +80,7 @@ async def transfer(
     line = Line(paces)
     running = _Transfer(
         order,
-        intake=Intake(order, client, control, line=line, refresh=refresh, gate=gate),
+        intake=Intake(order, transports or Transports(client), control, line=line, refresh=refresh, gate=gate),
         upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
         stripe=stripe,
         control=control,
@@ -135,6 +139,8 @@ class _Transfer:
         self._expected = expected
         self._needs_order = expected is not None and expected.needs_order
         self._hasher = Hasher(expected)
+        #: Of a source in our own store; with a checksum to compare, its bytes have to be seen.
+        self._copies_from = None if expected is not None else intake.stored
 
     async def run(self) -> JobResult | None:
         """Take the way that fits the file."""
@@ -192,6 +198,8 @@ class _Transfer:
             if self._reads_ahead:
                 await self._send_ahead(number, first_byte, end_byte)
                 return
+            if await self._copied(number, first_byte, end_byte):
+                return
             try:
                 async with self._intake.range(first_byte, end_byte) as body:
                     await self._upload.send(number, end_byte - first_byte, Steady(body, self._put_idle_s_max))
@@ -199,6 +207,21 @@ class _Transfer:
                 _log.info("the source makes an upload idle: parts are read before they are sent")
                 self._reads_ahead = True
                 raise
+
+    async def _copied(self, number: int, first_byte: int, end_byte: int) -> bool:
+        """Have the store make a part of an object of its own; return whether it could."""
+        source, etag = self._copies_from, self._order.pin.etag
+        if source is None or etag is None:
+            return False
+        wanted = StoredRange(source=source, etag=etag, first_byte=first_byte, end_byte=end_byte)
+        try:
+            async with self._intake.turn():
+                await self._upload.copy(number, wanted)
+        except CopyUnknown as error:
+            _log.info("the store makes no copies: going on with the bytes themselves (%s)", error)
+            self._copies_from = None
+            return False
+        return True
 
     async def _send_ahead(self, number: int, first_byte: int, end_byte: int) -> None:
         granted_bytes = await self._hold(end_byte - first_byte)

@@ -20,10 +20,12 @@ from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
 from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
 from rayhaul.tracing import Kind, child
+from tasks.bucket_rules import StoredRange
 from tasks.checksum import Algorithm, Checksum, combined_crc, combined_etag, crc_text
+from tasks.copying import CopyUnknown, copied_part
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
-from tasks.sink import Sink, StoredPart
+from tasks.sink import ObjectHead, Sink, StoredPart
 from tasks.store_calls import Overtaken
 from tasks.store_puts import Put
 from tasks.stripe import Stripe
@@ -114,6 +116,31 @@ class Upload:
         self.done[number] = part
         await self._control.parts_done([part])
 
+    async def copy(self, number: int, wanted: StoredRange) -> None:
+        """Have the store make a part of a range of another object, once, and report it.
+
+        Raises: CopyUnknown where the store makes no copies; SourceChanged; SinkError; LeaseLost.
+        """
+        session = self._session
+        assert session is not None, "not opened"
+        self._control.check()
+        try:
+            copied = await copied_part(self._sink, self._order.key, session.upload_id, number, wanted)
+        except CopyUnknown:
+            # A store that does not know what was asked may have taken it for a part without bytes.
+            self._doubtful.add(number)
+            raise
+        part = PartDone(
+            session_id=session.session_id,
+            number=number,
+            size_bytes=wanted.size_bytes,
+            etag=copied.etag,
+            crc64nvme=copied.crc64nvme,
+        )
+        self.done[number] = part
+        self._control.progress(part.size_bytes)
+        await self._control.parts_done([part])
+
     async def _put_part(self, session: UploadSession, number: int, size_bytes: int, body: Body) -> Put:
         try:
             return await self._sink.put_part(self._order.key, session.upload_id, number, size_bytes, body)
@@ -133,16 +160,17 @@ class Upload:
         parts = [self.done[number] for number in range(1, parts_count + 1) if number in self.done]
         if len(parts) != parts_count:
             raise Internal(f"{parts_count - len(parts)} parts are in no stripe of this lease")
+        # A store that copies a part by itself may not tell its CRC.
         crc = combined_crc(parts)
-        assert crc is not None, "each part that counts has one"
         size_bytes = sum(part.size_bytes for part in parts)
         with child("complete", Kind.CLIENT, {"parts": parts_count, "bytes": size_bytes}):
             await self._agreed(crc)
             mark = (SESSION, session.session_id)
             told_etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc, mark=mark)
         with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
-            etag = await self._verified(session, parts, told_etag, crc)
-        return self._result(size_bytes, etag, crc, sha256=sha256, parts_count=parts_count)
+            found = await self._verified(session, parts, told_etag, crc)
+        crc = found.crc64nvme if crc is None else crc
+        return self._result(size_bytes, found.etag, crc, sha256=sha256, parts_count=parts_count)
 
     async def put(self, data: bytearray, *, sha256: str | None) -> JobResult:
         """Publish an object in one PUT; its MD5 goes along, so the store verifies it before it is seen.
@@ -237,7 +265,7 @@ class Upload:
         known = {
             part.number: part
             for part in self._order.parts_done
-            if part.session_id == session.session_id and part.crc64nvme is not None
+            if part.session_id == session.session_id and (part.crc64nvme is not None or self._expected_crc is None)
         }
         is_whole = self._stripe.is_whole(parts_count)
         if not is_whole and not any(number in self._stripe for number in known):
@@ -252,16 +280,19 @@ class Upload:
             return known
         return {part.number: known[part.number] for part in stored if _is_same(part, known.get(part.number))}
 
-    async def _agreed(self, crc: int) -> None:
+    async def _agreed(self, crc: int | None) -> None:
         """Return when the object may be published. Raises: ChecksumMismatch; LeaseLost."""
         if self._expected_crc is not None:
+            assert crc is not None, "nothing is copied where a checksum is to be compared"
             self._expected_crc.check(crc_text(crc))
         self._control.check()
         await self._control.ask_commit()
         self._control.check()
 
-    async def _verified(self, session: UploadSession, parts: Sequence[PartDone], told_etag: str, crc: int) -> str:
-        """Return the ETag of the object that stands there, once it is ours. Raises: SinkError."""
+    async def _verified(
+        self, session: UploadSession, parts: Sequence[PartDone], told_etag: str, crc: int | None
+    ) -> ObjectHead:
+        """Return the object that stands there, once it is ours. Raises: SinkError."""
         size_bytes = sum(part.size_bytes for part in parts)
         found = await self._sink.head(self._order.key)
         if found is None:
@@ -274,18 +305,20 @@ class Upload:
             raise SinkError(
                 f"The object has {found.size_bytes} bytes and ETag {found.etag}, not {size_bytes}, {told_etag}."
             )
-        if found.crc64nvme not in {None, crc}:
+        if crc is not None and found.crc64nvme not in {None, crc}:
             raise ChecksumMismatch("The bucket shows another CRC-64/NVME than that of the bytes sent.")
-        return found.etag
+        return found
 
-    def _result(self, size_bytes: int, etag: str, crc: int, *, sha256: str | None, parts_count: int) -> JobResult:
+    def _result(
+        self, size_bytes: int, etag: str, crc: int | None, *, sha256: str | None, parts_count: int
+    ) -> JobResult:
         return JobResult(
             bucket=self._order.bucket,
             key=self._order.key,
             size_bytes=size_bytes,
             etag=etag,
             sha256=sha256,
-            crc64nvme=crc_text(crc),
+            crc64nvme=None if crc is None else crc_text(crc),
             parts_count=parts_count,
         )
 

@@ -16,6 +16,8 @@ from rayhaul.job import Metadata
 from rayhaul.metrics import Meter
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.egress import GuardedClient
+from tasks.http_transport import HttpTransport
+from tasks.links import Link
 from tasks.probe import probe
 from tasks.source import open_range, open_whole
 
@@ -71,8 +73,10 @@ def patience(behaviour: Mapping[str, Any]) -> SourceSettings:
 
 
 async def ask(client: GuardedClient, url: str, **more: Any) -> Metadata:
-    asked = {"headers": {}, "filename": None, "size_bytes_max": None, "clock": time.monotonic, **more}
-    return await probe(client, url=url, **asked)
+    link = Link(url, more.pop("headers", {}))
+    limit_s = client.source.probe_timeout_s
+    asked = {"filename": None, "size_bytes_max": None, "timeout_s": limit_s, "clock": time.monotonic, **more}
+    return await probe(HttpTransport(client), link, **asked)
 
 
 async def read_range(

@@ -25,6 +25,7 @@ _TOO_OFTEN = "TooManyRequests"
 
 Operation = Literal[
     "upload_part",
+    "copy_part",
     "put_object",
     "create",
     "complete",
@@ -144,6 +145,8 @@ class StoreProxy:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = request.rel_url.query
         operation = _operation(request.method, query)
+        if operation == "upload_part" and "x-amz-copy-source" in request.headers:
+            operation = "copy_part"
         part = int(query["partNumber"]) if "partNumber" in query else None
         size_bytes = request.content_length or 0
         key = request.path.partition("/")[2].partition("/")[2]

@@ -13,11 +13,12 @@ from types import MappingProxyType
 import aiohttp
 import pytest
 from awscrt.checksums import crc64nvme
+from fetching import ask
 from origin import Origin, content_sha256
 from store_proxy import StoreProxy
 
 from rayhaul.errors import LeaseLost, RayhaulError
-from rayhaul.job import JobResult
+from rayhaul.job import JobResult, Metadata
 from rayhaul.lease import JobContext, PartDone, TransferOrder, UploadSession
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
 from rayhaul.policy.planning import PARTS_MAX
@@ -25,12 +26,13 @@ from rayhaul.settings import MIB, EgressSettings, S3Settings, SourceSettings, Tr
 from tasks.budget import ByteBudget
 from tasks.checksum import crc_text
 from tasks.egress import GuardedClient
-from tasks.links import Refresh
+from tasks.links import Link, Refresh
 from tasks.pace import Pace
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
+from tasks.transports import Transports
 from tasks.upload import EPOCH, LEASE, SESSION
 
 PART = 5 * MIB
@@ -101,6 +103,8 @@ class Bench:
         self.memory = ByteBudget(MEMORY)
         self.refresh: Refresh | None = None
         self.paces: Sequence[Pace] = ()
+        #: None: HTTP alone.
+        self.transports: Transports | None = None
         self.prefix = f"test/{uuid.uuid4()}"
         self.proxy.reset()
         self.origin.connections_open_max = 0
@@ -119,9 +123,20 @@ class Bench:
         """Return an order for a file that was probed while its origin behaved as `pinned`, and now has `faults`."""
         self.origin.add("file.bin", size=size, seed=seed, **pinned)
         url = f"{self.origin.base_url}/file.bin"
-        pin = await probe(self.client, url=url, headers={}, filename=None, size_bytes_max=None, clock=time.monotonic)
+        pin = await ask(self.client, url)
         self.origin.add("file.bin", size=size, seed=seed, **{**pinned, **faults})
         self.origin.requests.clear()
+        return self.order_for(url, pin)
+
+    async def order_of(self, url: str) -> TransferOrder:
+        """Return an order for what a probe by `transports` finds."""
+        assert self.transports is not None, "no other source than HTTP"
+        pin = await probe(
+            self.transports.by(url), Link(url), filename=None, size_bytes_max=None, timeout_s=20, clock=time.monotonic
+        )
+        return self.order_for(url, pin)
+
+    def order_for(self, url: str, pin: Metadata) -> TransferOrder:
         return TransferOrder(
             lease_id="lease_1",
             epoch=1,
@@ -168,6 +183,7 @@ class Bench:
                 stripe=stripe,
                 refresh=self.refresh,
                 paces=self.paces,
+                transports=self.transports,
             )
         finally:
             assert self.memory.used_bytes == 0, "all memory is given back"

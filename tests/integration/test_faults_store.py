@@ -207,18 +207,18 @@ async def test_f26_an_outage_is_ridden_out(bench: Bench) -> None:
 
     control = Control(on_part=begin)
     # Complete comes within the outage where all parts were through before it.
-    usual, bench.sink._calls._retries = bench.sink._calls._retries, patient
+    usual, bench.sink.calls._retries = bench.sink.calls._retries, patient
     try:
         await bench.check(order, await bench.run(order, control, settings=patient), 4 * PART)
     finally:
-        bench.sink._calls._retries = usual
+        bench.sink.calls._retries = usual
     assert len(control.parts) == 4
 
 
 async def test_an_outage_is_not_hammered(seaweed: Bench) -> None:
     """While the store is down, second tries come at the budget's pace, however many parts wait for it."""
     bench = seaweed
-    budget, bench.sink._calls.budget = bench.sink._calls.budget, RetryBudget(tokens_max=2, refill_per_s=8)
+    budget, bench.sink.calls.budget = bench.sink.calls.budget, RetryBudget(tokens_max=2, refill_per_s=8)
     try:
         order = replace(await bench.order(8 * PART), connections=8)
         bench.proxy.fail("upload_part", Fault(status=503, code="SlowDown"), times=20)
@@ -228,7 +228,7 @@ async def test_an_outage_is_not_hammered(seaweed: Bench) -> None:
         # Twenty retries, two at once, a few paid for by what got through, eight a second.
         assert took_s >= (20 - 2 - 3) / 8
     finally:
-        bench.sink._calls.budget = budget
+        bench.sink.calls.budget = budget
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "RequestTimeTooSkewed"])

@@ -48,7 +48,7 @@ async def everything_in(s3: S3Settings) -> tuple[list[str], list[str]]:
     """Return the keys of all objects and of all open uploads that a check may have left."""
     async with Sink(s3, meter=Meter(), connections_max=1) as sink:
         uploads = [upload.key for upload in await sink.list_uploads() if "storage-check" in upload.key]
-        listed = await asyncio.to_thread(sink._calls.client.list_objects_v2, Bucket=sink.bucket)
+        listed = await asyncio.to_thread(sink.calls.client.list_objects_v2, Bucket=sink.bucket)
         return [found["Key"] for found in listed.get("Contents", []) if "storage-check" in found["Key"]], uploads
 
 

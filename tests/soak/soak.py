@@ -185,7 +185,7 @@ class Soak:
             if not (figures.orphans or (await self.service.ledger.state()).sessions):
                 break
             await asyncio.sleep(2)
-        client = self.bucket._calls.client
+        client = self.bucket.calls.client
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.bucket, Prefix=PREFIX)
         stored = await asyncio.to_thread(lambda: {entry["Key"] for page in pages for entry in page.get("Contents", ())})
         figures.doubled = sorted(stored - self.keys)

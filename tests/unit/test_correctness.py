@@ -1,4 +1,4 @@
-"""The table of correctness details is complete, and names tests that exist."""
+"""The table of correctness details is complete; it and the tables of the kinds of source name tests that exist."""
 
 import ast
 import re
@@ -12,7 +12,8 @@ TABLE = (ROOT / "docs" / "correctness.md").read_text()
 #: What comes after the two tables is measured, not promised.
 PROMISED = TABLE.partition("## With a check switched off")[0]
 ROWS = dict(re.findall(r"^\| (\d+|F\d\d) \| (.*) \|$", PROMISED, re.MULTILINE))
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE)))
+SOURCES = (ROOT / "docs" / "sources.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE + SOURCES)))
 
 
 @cache
