@@ -143,6 +143,8 @@ class Metadata:
     fetch_ms: int
     #: `algorithm:hex` of the whole file, as the source tells it; algorithm sha256 or md5.
     digest: str | None = None
+    #: SHA-256 in hex of the Metalink document that the URL serves in place of the file; None: it serves the file.
+    described_by: str | None = None
 
     @property
     def has_version(self) -> bool:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from rayhaul.job import Job
 
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, "ftp": 21, "ftpes": 21, "ftps": 990, "sftp": 22}
 
 
 def host_of(url: str) -> str:

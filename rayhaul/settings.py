@@ -132,6 +132,13 @@ class SourcesSettings(_Group):
         "`s3://bucket/key`, separated by commas; empty: none. What lies under the cluster's own prefix is never read.",
     )
 
+    sftp_known_hosts: str | None = Field(
+        None,
+        min_length=1,
+        description="Host keys that are trusted for `sftp://`: lines as in OpenSSH's known_hosts, or the name of such "
+        "a file on every machine; empty: there is no such source.",
+    )
+
     _split = field_validator("s3_buckets", mode="before")(_split_commas)
 
     @field_validator("s3_buckets")

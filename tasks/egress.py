@@ -281,8 +281,8 @@ class GuardedClient:
         self._meter = meter
         self._resolver = resolver
         self._tls = tls
-        # Waiting for a slot is no fault of the source's, so it is waited for outside the timeouts.
-        self._slots = asyncio.Semaphore(connections_max)
+        #: For all connections to sources. Waiting for one is no fault of the source's: it is done outside the timeouts.
+        self.slots = asyncio.Semaphore(connections_max)
         self._session: aiohttp.ClientSession | None = None
         self._budgets: dict[str, RetryBudget] = {}
 
@@ -318,7 +318,7 @@ class GuardedClient:
         `headers` are the caller's and stay with the first origin; `extra` are ours and go along.
         Raises: InvalidRequest, EgressDenied, SourceUnreachable, SourceTimeout, SourceFailed, SourceRefused.
         """
-        async with self._slots, self.open_now(url, headers=headers, extra=extra) as answer:
+        async with self.slots, self.open_now(url, headers=headers, extra=extra) as answer:
             yield answer
 
     @asynccontextmanager

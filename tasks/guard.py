@@ -13,7 +13,7 @@ calls NAT64, 6to4, v4-compatible and multicast addresses global.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -213,10 +213,10 @@ class AddressGuard:
         self._allow = tuple(_allowed(entry) for entry in egress.allow)
         self._own = frozenset(ip_address(address) for address in own_addresses)
 
-    def check_address(self, address: str, port: int, host: str) -> None:
+    def check_address(self, address: str, port: int, host: str, *, ports: Collection[int] | None = None) -> None:
         """Check the very address about to be connected; `host` is the name it was asked under.
 
-        Raises: EgressDenied.
+        `ports` are those of another protocol than HTTP, in place of the settings'. Raises: EgressDenied.
         """
         if "%" in address:
             raise Denied(Reason.LINK_LOCAL)
@@ -228,7 +228,7 @@ class AddressGuard:
             reason = _denial(layer) or (Reason.OWN if layer in self._own else None)
             if reason is not None and not self._is_allowed(layer, port, host):
                 raise Denied(reason)
-        if port not in self._ports and not self._is_allowed(parsed, port, host):
+        if port not in (self._ports if ports is None else ports) and not self._is_allowed(parsed, port, host):
             raise Denied(Reason.PORT)
 
     def check_url(self, text: str) -> URL:
@@ -237,6 +237,16 @@ class AddressGuard:
         Raises: InvalidRequest where it is no http or https URL; EgressDenied where it leads where nobody may fetch.
         """
         return self._checked(_parse(text))
+
+    def check_other(self, text: str, port: int) -> URL:
+        """Return the URL of another protocol, whose own port is `port`: checked as `check_url` does it, port and all.
+
+        Raises: InvalidRequest; EgressDenied.
+        """
+        url = _parse(text)
+        if not url.raw_host:
+            raise InvalidRequest("The URL has no host.")
+        return self._checked_host(url if url.explicit_port else url.with_port(port), frozenset({port}))
 
     def check_redirect(self, base: URL, location: str) -> URL:
         """Return where a redirect from `base` leads.
@@ -255,6 +265,9 @@ class AddressGuard:
     def _checked(self, url: URL) -> URL:
         if url.scheme not in {"http", "https"}:
             raise InvalidRequest("The URL must begin with http:// or https://.")
+        return self._checked_host(url, self._ports)
+
+    def _checked_host(self, url: URL, ports: Collection[int]) -> URL:
         host, port = url.raw_host, url.port
         if not host or not port:
             raise InvalidRequest("The URL has no host.")
@@ -264,17 +277,17 @@ class AddressGuard:
             if ":" in host or "%" in host:
                 raise Denied(Reason.URL) from None
             _check_name(host)
-            self._check_named_port(host, port)
+            self._check_named_port(host, port, ports)
         else:
-            self.check_address(str(literal), port, host)
+            self.check_address(str(literal), port, host, ports=ports)
         return url.with_fragment(None)
 
-    def _check_named_port(self, host: str, port: int) -> None:
+    def _check_named_port(self, host: str, port: int, ports: Collection[int]) -> None:
         # Which address the name has is not known yet: an entry for an address may allow this port when it connects.
         may_be_allowed = any(
             entry.port in {None, port} and (entry.host is None or entry.host == host) for entry in self._allow
         )
-        if port not in self._ports and not may_be_allowed:
+        if port not in ports and not may_be_allowed:
             raise Denied(Reason.PORT)
 
     def _is_allowed(self, address: _Address, port: int, host: str) -> bool:

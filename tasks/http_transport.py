@@ -2,12 +2,23 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from urllib.parse import urlsplit
 
 from rayhaul.job import Metadata
 from tasks import source
 from tasks.egress import GuardedClient
 from tasks.links import Link
 from tasks.probe import ask
+
+#: Of Metalink 4. Source: RFC 5854 8.1.
+_MEDIA_TYPE = "application/metalink4+xml"
+_SUFFIX = ".meta4"
+
+
+def describes(found: Metadata) -> bool:
+    """Return whether what was probed is no file, but a Metalink document that describes one."""
+    media_type = (found.content_type or "").partition(";")[0].strip().lower()
+    return media_type == _MEDIA_TYPE or urlsplit(found.final_url).path.lower().endswith(_SUFFIX)
 
 
 class HttpTransport:

@@ -143,9 +143,12 @@ class Links:
             if url is None:
                 return False
             _log.info("the link had expired: going on with a fresh one")
-            is_first_origin = _origin(url) == _origin(self._first.url)
-            self.current = Link(url, self._first.headers if is_first_origin else {})
+            self.current = Link(url, self._first.headers if is_same_origin(url, self._first.url) else {})
             return True
+
+
+def is_same_origin(first: str, second: str) -> bool:
+    return _origin(first) == _origin(second)
 
 
 def _origin(text: str) -> object:

@@ -72,6 +72,7 @@ def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Value
         "final_url": sealer.seal(metadata.final_url, f"final URL of {job_id}"),
         "fetch_ms": metadata.fetch_ms,
         "digest": metadata.digest,
+        "described_by": metadata.described_by,
     }
 
 

@@ -238,13 +238,14 @@ class Side:
 
 
 @asynccontextmanager
-async def running(settings: S3Settings, *, strict: bool = False) -> AsyncIterator[Side]:
+async def running(settings: S3Settings, *, strict: bool = False, allow: tuple[str, ...] = ()) -> AsyncIterator[Side]:
+    """`allow`: what the client may reach besides the origin."""
     meter = Meter()
     async with (
         Origin() as origin,
         StoreProxy(settings, strict=strict) as proxy,
         GuardedClient(
-            EgressSettings(allow=(origin.host_port,)),
+            EgressSettings(allow=(origin.host_port, *allow)),
             SourceSettings(stall_timeout_s=5, first_byte_timeout_s=5),
             connections_max=16,
             meter=meter,

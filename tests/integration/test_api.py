@@ -200,7 +200,7 @@ BAD_BODIES: list[tuple[bytes, int, str]] = [
     (b'{"url": "https://a.example/x", "headers": {"Host": "s3cr3t"}}', 422, "headers"),
     (b'{"url": "https://a.example/x", "checksum": "sha256:s3cr3t"}', 422, "checksum"),
     (b'{"url": "https://a.example/x", "notBefore": "2026-01-01T00:00:00"}', 422, "notBefore"),
-    (b'{"url": "ftp://a.example/s3cr3t"}', 422, "url"),
+    (b'{"url": "gopher://a.example/s3cr3t"}', 422, "url"),
     (b'{"url": "https://a.example/x", "mirrors": ["https://a.example/", "s3cr3t"]}', 422, "mirrors.1"),
     (b'{"url": "https://a.example/x", "webhook": "s3cr3t"}', 422, "webhook"),
 ]

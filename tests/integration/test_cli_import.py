@@ -92,7 +92,7 @@ async def test_nothing_is_asked_for_where_a_line_is_wrong(site: Site, alice: Env
 async def test_what_only_the_api_can_see_is_told_by_its_line(site: Site, alice: Environ, tmp_path: Path) -> None:
     """A URL that the API refuses is named by its line of the list."""
     path = tmp_path / "list.csv"
-    path.write_text("url,key\nhttps://files.example/1,\nftp://files.example/2,\n")
+    path.write_text("url,key\nhttps://files.example/1,\ngopher://files.example/2,\n")
     refused = await rayhaul(alice, "import", str(path))
     assert refused.code == 2
     assert "line 3 url" in refused.stderr

@@ -108,10 +108,10 @@ async def test_add_watch_and_cancel(site: Site, page: Page) -> None:
 async def test_what_the_api_refuses_is_said(site: Site, page: Page) -> None:
     """A URL that is none, with the field that is wrong; what was typed stays."""
     await sign_in(page, site)
-    await page.get_by_label("URLs, one a line").fill("ftp://files.example/x")
+    await page.get_by_label("URLs, one a line").fill("gopher://files.example/x")
     await page.get_by_role("button", name="Fetch into the bucket").click()
     await expect(page.get_by_role("status")).to_contain_text("url")
-    await expect(page.get_by_label("URLs, one a line")).to_have_value("ftp://files.example/x")
+    await expect(page.get_by_label("URLs, one a line")).to_have_value("gopher://files.example/x")
 
 
 async def test_dead_letters_are_replayed(site: Site, page: Page) -> None:
