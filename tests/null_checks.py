@@ -10,13 +10,19 @@ from typing import Any
 
 import actors.draft
 import rayhaul.policy.retry
+import tasks.bodies
+import tasks.bucket_rules
 import tasks.checksum
+import tasks.dialing
 import tasks.digests
 import tasks.egress
+import tasks.ftp_source
 import tasks.guard
 import tasks.intake
 import tasks.outgoing
+import tasks.pieces
 import tasks.probe
+import tasks.sftp_source
 import tasks.sink
 import tasks.source
 import tasks.speed
@@ -56,7 +62,21 @@ def _unbounded() -> None:
     setattr(tasks.source._Body, "__init__", begin)  # noqa: B010 - mypy refuses the plain assignment
 
 
+def _uncounted() -> None:
+    """The same for a body of another protocol than HTTP."""
+    made = tasks.bodies.CountedBody.__init__
+
+    def begin(self: Any, read: Any, **more: Any) -> None:
+        made(self, read, **{**more, "bytes_expected": None})
+
+    setattr(tasks.bodies.CountedBody, "__init__", begin)  # noqa: B010 - mypy refuses the plain assignment
+
+
 def _nothing(*_args: Any, **_more: Any) -> None:
+    pass
+
+
+async def _nothing_later(*_args: Any, **_more: Any) -> None:
     pass
 
 
@@ -158,6 +178,51 @@ NULLS = {
         "uploads in use are not swept",
         _is(actors.draft.Draft, "knows_upload", lambda _self, _upload_id: False),
         "tests/unit/test_strays.py::test_uploads_in_use_stay",
+    ),
+    "bucket-rules": Null(
+        "what the cluster has written is no source, and what nobody allowed neither",
+        _is(tasks.bucket_rules.BucketRules, "check", lambda _self, url: tasks.bucket_rules.StoredObject.parse(url)),
+        "tests/unit/test_bucket_rules.py::test_what_is_denied",
+    ),
+    "ftp-version": Null(
+        "FTP: size and time of change are compared",
+        _is(tasks.ftp_source, "_check_version", _nothing_later),
+        "tests/integration/test_ftp_source.py::test_change_while_it_is_read",
+    ),
+    "ftp-end": Null(
+        "FTP: without a length the server's word ends a file",
+        _is(tasks.ftp_source.FtpTransport, "_check_end", _nothing_later),
+        "tests/integration/test_ftp_source.py::test_cut_where_no_length_is_known",
+    ),
+    "ftp-ports": Null(
+        "FTP: no data from a port of services",
+        _is(tasks.dialing, "_DATA_PORT_MIN", 0),
+        "tests/integration/test_ftp_source.py::test_data_comes_from_no_service_of_the_server",
+    ),
+    "dialing": Null(
+        "sockets of other protocols pass the guard",
+        _is(tasks.guard.AddressGuard, "check_address", _nothing),
+        "tests/integration/test_sftp_source.py::test_addresses_are_guarded",
+    ),
+    "host-keys": Null(
+        "SFTP: only trusted host keys",
+        _is(tasks.sftp_source.SftpTransport, "_trusted", _nothing_later),
+        "tests/integration/test_sftp_source.py::test_an_unknown_host_key_is_refused",
+    ),
+    "sftp-version": Null(
+        "SFTP: size and time of change are compared",
+        _is(tasks.sftp_source, "_check_version", _nothing_later),
+        "tests/integration/test_sftp_source.py::test_change_while_it_is_read",
+    ),
+    "pieces": Null(
+        "Metalink: pieces have their hashes",
+        _is(tasks.pieces._Comparison, "_compare", _nothing),
+        "tests/unit/test_metalink.py::TestPieces::test_a_flipped_bit",
+    ),
+    "counted": Null(
+        "a body of another protocol has its length",
+        _uncounted,
+        "tests/integration/test_sftp_source.py::test_a_server_that_lies_about_the_size",
     ),
 }
 
