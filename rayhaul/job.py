@@ -16,6 +16,8 @@ from rayhaul.errors import Conflict, Failure
 
 
 class JobStatus(StrEnum):
+    """Where a job is; completed, failed and cancelled are final."""
+
     #: Waits for metadata, for a free slot, or for its next attempt (`next_attempt_at`).
     QUEUED = "queued"
     #: At least one lease moves its bytes.
@@ -49,6 +51,8 @@ class JobEvent(StrEnum):
 
 
 class Priority(StrEnum):
+    """Which jobs start sooner: high, normal and low ones as 16 to 4 to 1."""
+
     LOW = "low"
     NORMAL = "normal"
     HIGH = "high"

@@ -49,36 +49,53 @@ _URI: dict[str, Any] = {"format": "uri"}
 class JobRequest(_Request):
     """A job, asked for: only `url` is needed."""
 
-    url: str = Field(min_length=1, max_length=8192, examples=["https://files.example/data.tar"], json_schema_extra=_URI)
+    url: str = Field(
+        min_length=1,
+        max_length=8192,
+        description="Of a kind that the cluster reads; user info in it is sent to the source.",
+        json_schema_extra=_URI,
+    )
     mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=_URI)]] = Field(
-        default=[], max_length=16
+        default=[], max_length=16, description="Other places of the same bytes."
     )
     key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")
-    filename: str | None = Field(None, min_length=1, max_length=255)
+    filename: str | None = Field(
+        None, min_length=1, max_length=255, description="Name the file is delivered under; empty: what the source says."
+    )
     headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")
     checksum: str | None = Field(None, description="`sha256:hex`, `md5:hex` or `crc64nvme:base64`.")
-    priority: Priority = Priority.NORMAL
-    tags: dict[str, str] = Field(default={}, max_length=32)
-    webhook: str | None = Field(None, max_length=8192)
-    connections: _Whole = Field(8, ge=1, le=64)
-    bandwidth_bytes_per_second: _Whole | None = Field(None, ge=1)
-    not_before: datetime | None = None
-    size_bytes_max: _Whole | None = Field(None, ge=0)
-    dedupe: bool = False
-    refresh_webhook: str | None = Field(None, max_length=8192)
+    priority: Priority = Field(Priority.NORMAL, description="High, normal and low ones start as 16 to 4 to 1.")
+    tags: dict[str, str] = Field(default={}, max_length=32, description="Yours, to find jobs by.")
+    webhook: str | None = Field(None, max_length=8192, description="URL that is told how the job ended.")
+    connections: _Whole = Field(8, ge=1, le=64, description="To the source at once, at most.")
+    bandwidth_bytes_per_second: _Whole | None = Field(
+        None, ge=1, description="Each of its leases reads at most so fast; empty: no limit."
+    )
+    not_before: datetime | None = Field(None, description="The download begins no earlier; RFC 3339 with its offset.")
+    size_bytes_max: _Whole | None = Field(None, ge=0, description="A larger file is refused; empty: no limit.")
+    dedupe: bool = Field(default=False, description="Kept with the job; nothing follows from it yet.")
+    refresh_webhook: str | None = Field(
+        None, max_length=8192, description="URL that is asked for a fresh link when the source's has expired."
+    )
 
 
 class BatchRequest(_Request):
+    """Many jobs, asked for at once: all of them or none."""
+
     #: The most is a setting (`api.batch_jobs_max`), checked by the route.
-    jobs: list[JobRequest] = Field(min_length=1)
+    jobs: list[JobRequest] = Field(min_length=1, description="At most 10,000, where nothing else is set.")
 
 
 class Destination(_Response):
+    """Where the object comes to stand; its key is known once the metadata is."""
+
     bucket: str
     key: str | None
 
 
 class MetadataView(_Response):
+    """What the source says of the file, at the last look."""
+
     size_bytes: int | None
     content_type: str | None
     etag: str | None
@@ -90,6 +107,8 @@ class MetadataView(_Response):
 
 
 class ProgressView(_Response):
+    """How far a job is; what is not known is null."""
+
     bytes: int
     bytes_total: int | None
     bytes_per_second: float
@@ -99,6 +118,8 @@ class ProgressView(_Response):
 
 
 class ResultView(_Response):
+    """The object that a completed job made."""
+
     bucket: str
     key: str
     size_bytes: int
@@ -109,6 +130,8 @@ class ResultView(_Response):
 
 
 class ErrorView(_Response):
+    """Why a job failed, or what it met last; `fault` says whose it is."""
+
     code: str
     message: str
     fault: str
@@ -142,15 +165,21 @@ class JobView(_Response):
 
 
 class JobPage(_Response):
+    """Some jobs, newest first; `nextCursor` is null on the last page."""
+
     jobs: list[JobView]
     next_cursor: str | None
 
 
 class JobRef(_Response):
+    """A job, by its id."""
+
     id: str
 
 
 class BatchAccepted(_Response):
+    """The jobs of a batch, in its order."""
+
     jobs: list[JobRef]
 
 
@@ -168,10 +197,14 @@ class EventView(_Response):
 
 
 class EventPage(_Response):
+    """The events of a job, oldest first."""
+
     events: list[EventView]
 
 
 class DownloadLink(_Response):
+    """A link to the object that needs no key, and until when it holds."""
+
     url: str
     expires_at: Timestamp
 
@@ -186,6 +219,8 @@ class ValidatorView(_Response):
 
 
 class ReceiptTimes(_Response):
+    """When the job was asked for, began and was completed."""
+
     created_at: Timestamp
     started_at: Timestamp | None
     completed_at: Timestamp | None
@@ -218,6 +253,8 @@ class ReceiptView(_Response):
 
 
 class CapacityView(_Response):
+    """An agent and how much of it is in use."""
+
     agent: str
     state: str
     capacity_pct: float
@@ -231,7 +268,31 @@ class CapacityView(_Response):
 
 
 class AgentsPage(_Response):
+    """All agents."""
+
     agents: list[CapacityView]
+
+
+class ScalingView(_Response):
+    """A decision about the number of agents, with what it was made from."""
+
+    ts: Timestamp
+    #: One of the words that the metric rayhaul_scaling_decisions_total has for its label.
+    reason: str
+    #: Agents that there should be.
+    wanted: int
+    online: int
+    pending: int
+    draining: int
+    #: The average share of the agents in use; null where none was known.
+    load_pct: float | None
+    jobs_waiting: int
+
+
+class ScalingPage(_Response):
+    """The newest decisions about the number of agents, newest first."""
+
+    decisions: list[ScalingView]
 
 
 class HostView(_Response):
@@ -250,6 +311,8 @@ class HostView(_Response):
 
 
 class HostsPage(_Response):
+    """The origin hosts in use."""
+
     hosts: list[HostView]
 
 
@@ -266,14 +329,20 @@ class LogsPage(_Response):
 
 
 class StopRequest(_Request):
-    job_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
+    """Names the job that an agent is to stop."""
+
+    job_id: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="The job's id.")
 
 
 class PriorityRequest(_Request):
-    priority: Priority
+    """Names the priority that is paused or resumed."""
+
+    priority: Priority = Field(description="All jobs of it.")
 
 
 class QueueReport(_Response):
+    """What waits, by priority, and how long the oldest has."""
+
     depth: dict[str, int]
     oldest_age_seconds: float
     paused: list[str]
@@ -301,6 +370,8 @@ class AlertView(_Response):
 
 
 class AlertList(_Response):
+    """All alert rules."""
+
     alerts: list[AlertView]
 
 
@@ -328,6 +399,8 @@ class SloView(_Response):
 
 
 class SloList(_Response):
+    """All objectives."""
+
     slos: list[SloView]
 
 
@@ -338,6 +411,8 @@ class DeadLetterView(JobView):
 
 
 class DeadLetterPage(_Response):
+    """Some dead letters, newest first; `nextCursor` is null on the last page."""
+
     jobs: list[DeadLetterView]
     next_cursor: str | None
 
@@ -437,12 +512,16 @@ class DeliveryView(_Response):
 
 
 class DeliveryPage(_Response):
+    """Some deliveries, newest first; `nextCursor` is null on the last page."""
+
     deliveries: list[DeliveryView]
     next_cursor: str | None
 
 
 class WebhookTestRequest(_Request):
-    url: str = Field(min_length=1, max_length=8192, examples=["https://hooks.example/rayhaul"], json_schema_extra=_URI)
+    """Names the receiver of a test message."""
+
+    url: str = Field(min_length=1, max_length=8192, description="The receiver's URL.", json_schema_extra=_URI)
 
 
 class WebhookTestReport(_Response):
@@ -457,22 +536,30 @@ class WebhookTestReport(_Response):
 
 
 class KeyRequest(_Request):
-    user: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")
-    role: Literal["user", "operator"] = "user"
-    name: str = Field("", max_length=100)
+    """A key, asked for."""
+
+    user: str = Field(
+        min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$", description="Whose jobs it asks for and sees."
+    )
+    role: Literal["user", "operator"] = Field("user", description="An operator sees and steers everybody's.")
+    name: str = Field("", max_length=100, description="To know it by in the list.")
     scopes: list[Literal["read", "write"]] = Field(
         default=["read", "write"], min_length=1, max_length=2, description="What it may do of what its role may."
     )
-    expires_at: datetime | None = None
+    expires_at: datetime | None = Field(None, description="It is refused from then on; empty: until it is revoked.")
 
 
 class RotateRequest(_Request):
+    """How a key is followed by its successor."""
+
     overlap_seconds: _Whole = Field(
         86_400, ge=0, le=30 * 86_400, description="How long the old key still holds beside the new one."
     )
 
 
 class KeyView(_Response):
+    """An API key without its secret."""
+
     id: str
     user_id: str
     role: str
@@ -486,11 +573,15 @@ class KeyView(_Response):
 
 
 class KeyCreated(KeyView):
+    """A new API key, and its text."""
+
     #: Shown this once.
     key: str
 
 
 class KeysPage(_Response):
+    """All keys."""
+
     keys: list[KeyView]
 
 

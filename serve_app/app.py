@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -39,7 +40,7 @@ from serve_app.replica import Links, Replica
 from tasks.guard import AddressGuard
 from tasks.schemes import SourceRules
 
-__all__ = ["Links", "create_app"]
+__all__ = ["Links", "create_app", "document"]
 
 #: Where there are no files, there are no lines.
 _NO_LOGS = LocalLogs()
@@ -66,6 +67,37 @@ def create_app(
     live = Live(plane)
     guard = AddressGuard(settings.egress)
     limiter = Limiter(settings.api, meter=meter, clock=clock)
+    app = _application()
+    problems.install(app)
+    app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max, tracer=tracer)
+    app.state.limiter = limiter
+    app.state.keyring = Keyring(ledger, plane.note_keys_used, keep_s=settings.api.key_cache_s, clock=clock)
+    app.state.replica = Replica(
+        name=replica,
+        plane=plane,
+        ledger=ledger,
+        links=links,
+        settings=settings,
+        clock=clock,
+        meter=meter,
+        guard=guard,
+        sources=SourceRules(settings, guard),
+        keyring=app.state.keyring,
+        live=live,
+        logs=logs,
+        objectives=read_objectives(),
+        feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
+        tracer=tracer,
+    )
+    return app
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document, which hangs on no setting and no cluster."""
+    return openapi.describe(_application())
+
+
+def _application() -> FastAPI:
     app = FastAPI(
         title="Rayhaul",
         version=version("rayhaul"),
@@ -90,26 +122,5 @@ def create_app(
         pages,
     ):
         app.include_router(room.routes)
-    problems.install(app)
-    app.add_middleware(Context, meter=meter, limiter=limiter, body_bytes_max=settings.api.body_bytes_max, tracer=tracer)
     app.openapi = partial(openapi.describe, app)  # type: ignore[method-assign]
-    app.state.limiter = limiter
-    app.state.keyring = Keyring(ledger, plane.note_keys_used, keep_s=settings.api.key_cache_s, clock=clock)
-    app.state.replica = Replica(
-        name=replica,
-        plane=plane,
-        ledger=ledger,
-        links=links,
-        settings=settings,
-        clock=clock,
-        meter=meter,
-        guard=guard,
-        sources=SourceRules(settings, guard),
-        keyring=app.state.keyring,
-        live=live,
-        logs=logs,
-        objectives=read_objectives(),
-        feed=Feed(ledger=ledger, live=live, meter=meter, settings=settings.api, clock=clock),
-        tracer=tracer,
-    )
     return app

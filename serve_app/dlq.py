@@ -1,8 +1,6 @@
 """The dead-letter queue: jobs that ran out of deliveries, for their owners and for operators."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from rayhaul.errors import Conflict
@@ -11,7 +9,7 @@ from rayhaul.ledger.base import JobFilter
 from rayhaul.wire import DeadLetterPage, JobView
 from serve_app.auth import Caller
 from serve_app.openapi import problems_of
-from serve_app.paging import PAGE_JOBS_MAX, Cursor
+from serve_app.paging import Cursor, Limit
 from serve_app.replica import PathId, replica_of
 from serve_app.views import dead_letter_view, job_view, reply
 
@@ -23,7 +21,7 @@ async def list_dead_letters(
     request: Request,
     caller: Caller,
     *,
-    limit: Annotated[int, Query(ge=1, le=PAGE_JOBS_MAX)] = 50,
+    limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List dead-lettered jobs, newest first."""

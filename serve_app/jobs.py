@@ -22,7 +22,7 @@ from rayhaul.wire import BatchAccepted, BatchRequest, DownloadLink, EventPage, J
 from serve_app.auth import Caller, Operator
 from serve_app.bodies import VALUES_MAX, parsed
 from serve_app.openapi import header, json_body, problems_of
-from serve_app.paging import PAGE_JOBS_MAX, Cursor
+from serve_app.paging import Cursor, Limit
 from serve_app.replica import PathId, Replica, replica_of
 from serve_app.urls import check_source, check_url, counting_denials
 from serve_app.views import MOVING, event_view, job_view, reply
@@ -101,9 +101,9 @@ async def list_jobs(
     request: Request,
     caller: Caller,
     *,
-    status: Annotated[JobStatus | None, _EMPTY_IS_NONE] = None,
+    status: Annotated[JobStatus | None, _EMPTY_IS_NONE, Query(description="Only jobs in this state.")] = None,
     tag: Annotated[str | None, _EMPTY_IS_NONE, _TAG_TOLD] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_JOBS_MAX)] = 50,
+    limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """List jobs, newest first."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
 from starlette.responses import Response
 
 from actors.log_files import ClusterLines
@@ -22,7 +23,13 @@ routes = APIRouter(tags=["operations"])
 LINES_MAX = 10_000
 
 _Level = Literal["debug", "info", "warn", "error"]
-_Id = Query(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
+
+
+def _id(whose: str) -> FieldInfo:
+    told: FieldInfo = Query(
+        description=f"Lines of this {whose} alone.", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$"
+    )
+    return told
 
 
 def _written_as_a_time(text: str) -> str:
@@ -41,13 +48,13 @@ async def logs(
     request: Request,
     operator: Operator,
     *,
-    job_id: Annotated[str | None, Query(alias="jobId"), _Id] = None,
-    correlation_id: Annotated[str | None, Query(alias="correlationId"), _Id] = None,
-    agent_id: Annotated[str | None, Query(alias="agentId"), _Id] = None,
+    job_id: Annotated[str | None, Query(alias="jobId"), _id("job")] = None,
+    correlation_id: Annotated[str | None, Query(alias="correlationId"), _id("correlation id")] = None,
+    agent_id: Annotated[str | None, Query(alias="agentId"), _id("agent")] = None,
     level: Annotated[_Level, Query(description="From this one up.")] = "debug",
     ray: Annotated[_Level, Query(description="Lines of Ray's own, from this one up.")] = "warn",
-    since: _Since | None = None,
-    limit: Annotated[int, Query(ge=1, le=LINES_MAX)] = 1000,
+    since: Annotated[_Since | None, Query(description="Lines from then on; RFC 3339.")] = None,
+    limit: Annotated[int, Query(ge=1, le=LINES_MAX, description="The newest of them, at most.")] = 1000,
 ) -> Response:
     """Gather log lines from all nodes: the newest `limit` that fit, oldest first. Operators only.
 

@@ -1,5 +1,7 @@
 """What the API says of itself: OpenAPI 3.1, with one security scheme and problems for every error."""
 
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -7,6 +9,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from rayhaul.errors import (
+    Conflict,
+    EgressDenied,
+    Forbidden,
+    IdempotencyMismatch,
+    NotFound,
+    QuotaExceeded,
+    RayhaulError,
+    Unauthorized,
+    Unavailable,
+)
+from rayhaul.policy.admission import InvalidField
 from rayhaul.wire import (
     BatchRequest,
     EventView,
@@ -19,6 +33,10 @@ from rayhaul.wire import (
     StopRequest,
     WebhookTestRequest,
 )
+from serve_app import examples
+from serve_app.edge import BodyTooLarge, HeadersTooLarge, KnobRefused, TargetTooLong
+from serve_app.limits import AskedTooOften
+from serve_app.problems import Malformed
 
 DESCRIPTION = """\
 Ask for a URL; agents fetch it in parallel ranges and stream it part by part into your bucket.
@@ -57,6 +75,21 @@ _REASONS = {
     503: "The control plane cannot be reached for the moment; `Retry-After` says when to come back.",
 }
 
+#: What a status may tell of; the classes' own words stand for the message.
+_ERRORS: Mapping[int, Sequence[RayhaulError]] = {
+    400: (Malformed(), KnobRefused("the header field x-request-timeout-seconds is not taken from clients")),
+    401: (Unauthorized(),),
+    403: (Forbidden(),),
+    404: (NotFound(),),
+    409: (Conflict(),),
+    413: (BodyTooLarge(),),
+    414: (TargetTooLong(),),
+    422: (InvalidField("url", "it is no URL of http or https"), EgressDenied(), IdempotencyMismatch()),
+    429: (AskedTooOften(), QuotaExceeded()),
+    431: (HeadersTooLarge(),),
+    503: (Unavailable(),),
+}
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -65,9 +98,23 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 
 def problems_of(*statuses: int) -> Responses:
-    """Return the declarations of problems with these statuses."""
-    content = {"application/problem+json": {"schema": _ref(Problem)}}
-    return {status: {"description": _REASONS[status], "content": content} for status in statuses}
+    """Return the declarations of problems with these statuses, with an example of each error they may tell."""
+    return {
+        status: {
+            "description": _REASONS[status],
+            "content": {
+                "application/problem+json": {
+                    "schema": _ref(Problem),
+                    "examples": {type(error).__name__: {"value": _problem(error, status)} for error in _ERRORS[status]},
+                }
+            },
+        }
+        for status in statuses
+    }
+
+
+def _problem(error: RayhaulError, status: int) -> Mapping[str, Any]:
+    return examples.problem(error, HTTPStatus(status).phrase, status)
 
 
 def event_stream() -> Responses:
@@ -75,7 +122,7 @@ def event_stream() -> Responses:
     return {
         200: {
             "description": "Server-sent events; `data:` is an EventView. `Last-Event-ID` resumes.",
-            "content": {"text/event-stream": {"x-event-data": _ref(EventView)}},
+            "content": {"text/event-stream": {"x-event-data": _ref(EventView), "example": examples.EVENTS_TEXT}},
         },
         204: {"description": "The job is final and `Last-Event-ID` is its last event."},
     }
@@ -84,6 +131,12 @@ def event_stream() -> Responses:
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """Return the declaration of a request body that the route reads by itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(model)}}}}
+
+
+def told(description: str, **content: Any) -> Responses:
+    """Return the declaration of a 200 that is no model of ours: an example by media type, `_` for `/`."""
+    media = {name.replace("_", "/", 1): {"example": example} for name, example in content.items()}
+    return {200: {"description": description, "content": media}}
 
 
 def header(name: str, description: str) -> dict[str, Any]:
@@ -114,6 +167,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_TEMPLATE)
         components = document["components"]
         components["schemas"] = dict(sorted({**definitions["$defs"], **components["schemas"]}.items()))
+        _add_examples(document)
         components["securitySchemes"] = {_SECURITY_SCHEME: {"type": "http", "scheme": "bearer"}}
         document["security"] = [{_SECURITY_SCHEME: []}]
         app.openapi_schema = document
@@ -128,10 +182,35 @@ def _add_problems_of_all(document: dict[str, Any]) -> None:
             operation["responses"] = dict(sorted({**everywhere, **operation["responses"]}.items()))
 
 
-def _drop_framework_errors(document: dict[str, Any]) -> None:
-    """Remove the framework's own validation error, which it adds to every route with a parameter and we never send."""
+def _add_examples(document: dict[str, Any]) -> None:
+    """Give each schema, and each parameter, body and answer that has one of them for its schema, an example."""
+    for name, schema in document["components"]["schemas"].items():
+        schema["examples"] = [examples.BY_MODEL[name]]
     for operations in document["paths"].values():
         for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if "examples" not in parameter:
+                    parameter["example"] = examples.BY_PARAMETER[parameter["name"]]
+            for told in (operation.get("requestBody", {}), *operation["responses"].values()):
+                _add_example(told.get("content", {}).get("application/json", {}))
+
+
+def _add_example(media: dict[str, Any]) -> None:
+    model = media.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    if model:
+        media["example"] = examples.BY_MODEL[model]
+
+
+def _drop_framework_errors(document: dict[str, Any]) -> None:
+    """Remove the framework's own validation error, which it adds to every route with a parameter and we never send.
+
+    Nor is a stream of events JSON, which it takes for granted.
+    """
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            good = operation["responses"].get("200", {}).get("content", {})
+            if "text/event-stream" in good:
+                good.pop("application/json", None)
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):

@@ -4,26 +4,32 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from rayhaul.errors import Unavailable
-from rayhaul.wire import AlertList, HostsPage, JobStateReport, PriorityRequest, QueueReport
+from rayhaul.wire import AlertList, HostsPage, JobStateReport, PriorityRequest, QueueReport, ScalingPage
 from serve_app import exposition
 from serve_app.auth import Caller, Operator
 from serve_app.bodies import parsed
-from serve_app.openapi import OPEN, json_body, problems_of
+from serve_app.examples import METRICS_TEXT
+from serve_app.openapi import OPEN, json_body, problems_of, told
+from serve_app.paging import Limit
 from serve_app.replica import PathId, replica_of
-from serve_app.views import alert_list, host_view, job_state_report, queue_report, reply
+from serve_app.views import alert_list, host_view, job_state_report, queue_report, reply, scaling_view
 
 routes = APIRouter(tags=["operations"])
 
 _NOT_READY_RETRY_S = 2.0
 
 
-@routes.get("/livez", openapi_extra=OPEN)
+@routes.get("/livez", responses=told("It serves.", application_json={"status": "alive"}), openapi_extra=OPEN)
 async def live() -> Response:
     """Say that this process serves."""
     return JSONResponse({"status": "alive"})
 
 
-@routes.get("/readyz", responses=problems_of(503), openapi_extra=OPEN)
+@routes.get(
+    "/readyz",
+    responses=told("Jobs can be taken and carried out.", application_json={"status": "ready"}) | problems_of(503),
+    openapi_extra=OPEN,
+)
 async def ready(request: Request) -> Response:
     """Say whether jobs can be taken and carried out."""
     if not await replica_of(request).plane.ready():
@@ -37,7 +43,10 @@ async def ready(request: Request) -> Response:
     responses={
         200: {
             "description": "Prometheus text, or OpenMetrics with exemplars where `Accept` asks for it.",
-            "content": {"text/plain": {}, "application/openmetrics-text": {}},
+            "content": {
+                "text/plain": {"example": METRICS_TEXT},
+                "application/openmetrics-text": {"example": f"{METRICS_TEXT}# EOF\n"},
+            },
         },
         **problems_of(401, 503),
     },
@@ -55,6 +64,13 @@ async def metrics(request: Request, caller: Caller) -> Response:  # noqa: ARG001
 async def alerts(request: Request, caller: Caller) -> Response:  # noqa: ARG001 - any key may read them
     """Show every alert rule with its state: what holds now, since when, and what to do about it."""
     return reply(alert_list(await replica_of(request).plane.alerts()))
+
+
+@routes.get("/scaling", response_model=ScalingPage, responses=problems_of(401, 403, 422, 503))
+async def scaling(request: Request, operator: Operator, *, limit: Limit = 50) -> Response:  # noqa: ARG001
+    """Show the newest decisions about the number of agents, and what each was made from. Operators only."""
+    found = await replica_of(request).ledger.scaling(limit)
+    return reply(ScalingPage(decisions=[scaling_view(record) for record in found]))
 
 
 @routes.get("/hosts", response_model=HostsPage, responses=problems_of(401, 503))

@@ -9,14 +9,14 @@ from pydantic.fields import FieldInfo
 
 from rayhaul.policy.admission import InvalidField
 
-PAGE_JOBS_MAX = 1000
+_PAGE_MAX = 1000
 
 _OURS = r"[A-Za-z0-9_-]{1,64}"
 #: Of lists in the order of their numbers.
 _NUMBER = r"[0-9]{1,18}"
 
 
-def _cursor(form: str) -> tuple[BeforeValidator, AfterValidator, FieldInfo]:
+def _cursor(form: str, example: str) -> tuple[BeforeValidator, AfterValidator, FieldInfo]:
     """Return what makes a parameter a cursor of that form: anything else is none of ours, and the document says so."""
 
     def check(text: str | None) -> str | None:
@@ -25,12 +25,16 @@ def _cursor(form: str) -> tuple[BeforeValidator, AfterValidator, FieldInfo]:
         return text
 
     told: FieldInfo = Query(
-        description="`nextCursor` of the page before.", json_schema_extra={"pattern": f"^({form})?$"}
+        description="`nextCursor` of the page before.",
+        openapi_examples={"next": {"value": example}},
+        json_schema_extra={"pattern": f"^({form})?$"},
     )
     # A form sends what was left empty.
     return BeforeValidator(lambda text: text or None), AfterValidator(check), told
 
 
+#: `?limit=`
+Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="So many on a page, at most.")]
 #: `?cursor=`
-Cursor = Annotated[str | None, *_cursor(_OURS)]
-NumberCursor = Annotated[str | None, *_cursor(_NUMBER)]
+Cursor = Annotated[str | None, *_cursor(_OURS, "job_01k9x3v7c8m2n4p6q8r0s2t4v6")]
+NumberCursor = Annotated[str | None, *_cursor(_NUMBER, "76")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Request
+from fastapi import Path, Request
 from pydantic import AfterValidator
 
 from actors.ports import ControlPlane, LogReader
@@ -87,4 +87,4 @@ def _shaped(id: str) -> str:
 
 
 #: An id in a path.
-PathId = Annotated[str, AfterValidator(_shaped)]
+PathId = Annotated[str, AfterValidator(_shaped), Path(description="As other answers give it.")]

@@ -16,7 +16,7 @@ from actors.ports import AgentView, JobState, LeaseView, QueueView
 from actors.ports import HostView as HostSeen
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus, Metadata, Priority, Progress, utc
 from rayhaul.lease import UploadSession
-from rayhaul.ledger.base import ApiKey
+from rayhaul.ledger.base import ApiKey, ScalingRecord
 from rayhaul.policy.alert_rules import window_text
 from rayhaul.policy.alerting import Alert
 from rayhaul.policy.runbooks import find_page
@@ -40,6 +40,7 @@ from rayhaul.wire import (
     ProgressView,
     QueueReport,
     ResultView,
+    ScalingView,
     SessionView,
     StripeView,
 )
@@ -285,6 +286,19 @@ def key_view(key: ApiKey) -> KeyView:
 def key_created(key: ApiKey, text: str) -> KeyCreated:
     """Return the new key with its text: the only time that it is shown."""
     return KeyCreated(**key_view(key).model_dump(), key=text)
+
+
+def scaling_view(record: ScalingRecord) -> ScalingView:
+    return ScalingView(
+        ts=record.ts,
+        reason=record.reason,
+        wanted=record.wanted,
+        online=record.online,
+        pending=record.pending,
+        draining=record.draining,
+        load_pct=record.load_pct,
+        jobs_waiting=record.jobs_waiting,
+    )
 
 
 def alert_list(alerts: Sequence[Alert]) -> AlertList:

@@ -13,7 +13,7 @@ from rayhaul.wire import DeliveryPage, DeliveryView, WebhookTestReport, WebhookT
 from serve_app.auth import Caller
 from serve_app.bodies import parsed
 from serve_app.openapi import json_body, problems_of
-from serve_app.paging import PAGE_JOBS_MAX, NumberCursor
+from serve_app.paging import Limit, NumberCursor
 from serve_app.replica import replica_of
 from serve_app.urls import check_url, counting_denials
 from serve_app.views import reply
@@ -32,7 +32,7 @@ async def list_deliveries(
     caller: Caller,
     *,
     job_id: Annotated[str | None, Query(alias="jobId", max_length=64, description="Of this job alone.")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_JOBS_MAX)] = 50,
+    limit: Limit = 50,
     cursor: NumberCursor = None,
 ) -> Response:
     """List deliveries of webhook messages that were tried in the last thirty days, newest first."""

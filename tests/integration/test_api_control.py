@@ -24,6 +24,7 @@ DOORS: list[tuple[str, str, dict[str, str] | None, tuple[int, int, int, int]]] =
     ("POST", "/queue/pause", {"priority": "low"}, (401, 403, 403, 200)),
     ("POST", "/queue/resume", {"priority": "low"}, (401, 403, 403, 200)),
     ("GET", "/hosts", None, (401, 200, 200, 200)),
+    ("GET", "/scaling", None, (401, 403, 403, 200)),
     ("GET", "/agents", None, (401, 403, 403, 200)),
     ("GET", "/agents/agent-1", None, (401, 403, 403, 200)),
     ("GET", "/agents/agent-1/status/{running}", None, (401, 403, 403, 200)),
@@ -70,7 +71,7 @@ async def test_the_document_declares_every_door(scene: Scene) -> None:
         expected |= {404} if "{job_id}" in template or "{agent}" in template else set()
         expected |= {409} if template.startswith("/dlq/") else set()
         expected |= {400, 413, 422} if body else set()
-        expected |= {422} if template == "/dlq" else set()
+        expected |= {422} if template in {"/dlq", "/scaling"} else set()
         # The edge and the key's limits stand before every route.
         expected |= {400, 403, 414, 429, 431}
         assert {int(status) for status in operation["responses"]} == expected, template

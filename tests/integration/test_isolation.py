@@ -74,6 +74,7 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("PUT", "/jobs/{job_id}/requeue"): (Kind.OPERATORS, None),
     ("GET", "/internal/jobs/{job_id}/state"): (Kind.OPERATORS, None),
     ("GET", "/logs"): (Kind.OPERATORS, None),
+    ("GET", "/scaling"): (Kind.OPERATORS, None),
     ("GET", "/agents"): (Kind.OPERATORS, None),
     ("GET", "/agents/{agent}"): (Kind.OPERATORS, None),
     ("GET", "/agents/{agent}/status/{job_id}"): (Kind.OPERATORS, None),
