@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
+from rayhaul import notebook
 from rayhaul.job import JobStatus, Priority
 
 
@@ -163,12 +164,18 @@ class JobView(_Response):
     completed_at: Timestamp | None
     next_attempt_at: Timestamp | None
 
+    def _repr_html_(self) -> str:
+        return notebook.job_html(self)
+
 
 class JobPage(_Response):
     """Some jobs, newest first; `nextCursor` is null on the last page."""
 
     jobs: list[JobView]
     next_cursor: str | None
+
+    def _repr_html_(self) -> str:
+        return notebook.jobs_html(self.jobs, is_last=self.next_cursor is None)
 
 
 class JobRef(_Response):

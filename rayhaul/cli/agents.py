@@ -9,7 +9,8 @@ from rich.text import Text
 from rayhaul.cli.connect import with_client
 from rayhaul.cli.groups import shows_alone
 from rayhaul.cli.leases import leases_table
-from rayhaul.cli.output import Json, console, duration, plain, print_json, say, size, status_text, table
+from rayhaul.cli.output import Json, console, plain, print_json, say, status_text, table
+from rayhaul.units import duration, size
 from rayhaul.wire import CapacityView
 
 Agent = Annotated[str, typer.Argument(help="Name of the agent.", metavar="NAME", show_default=False)]

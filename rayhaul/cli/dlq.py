@@ -12,9 +12,10 @@ from rich.text import Text
 from rayhaul.cli.connect import Exit, UsageError, exit_of, with_client
 from rayhaul.cli.groups import shows_alone
 from rayhaul.cli.jobs import Ids, act_on_jobs
-from rayhaul.cli.output import Json, complain, console, duration, name_of, plain, print_json, say, table, why
+from rayhaul.cli.output import Json, complain, console, name_of, plain, print_json, say, table, why
 from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import ClientError, Conflict, ConnectionFailed, NotFound
+from rayhaul.units import duration
 from rayhaul.wire import DeadLetterView, JobView
 
 #: Replays asked for at once: the scheduler takes them in one turn, and a turn costs one write to disk.

@@ -8,12 +8,13 @@ import typer
 
 from rayhaul.cli.connect import Exit, UsageError, exit_of, with_client
 from rayhaul.cli.following import follow
-from rayhaul.cli.output import Json, complain, jsonable, moment, plain, print_json, say, size, why
+from rayhaul.cli.output import Json, complain, jsonable, moment, plain, print_json, say, why
 from rayhaul.cli.progress import display
 from rayhaul.client.aio import AsyncClient
 from rayhaul.client.errors import ClientError
 from rayhaul.job import JobStatus, Priority
 from rayhaul.redaction import redacted
+from rayhaul.units import size
 from rayhaul.wire import DownloadLink, JobView
 
 _ONE_URL_ONLY = ("key", "checksum", "filename", "mirrors")

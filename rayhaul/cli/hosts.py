@@ -7,7 +7,8 @@ import typer
 from rich.text import Text
 
 from rayhaul.cli.connect import with_client
-from rayhaul.cli.output import Json, console, duration, plain, print_json, size, table
+from rayhaul.cli.output import Json, console, plain, print_json, table
+from rayhaul.units import duration, size
 from rayhaul.wire import HostView
 
 

@@ -16,7 +16,6 @@ from rayhaul.cli.output import (
     Json,
     complain,
     console,
-    duration,
     facts_table,
     jobs_table,
     moment,
@@ -24,13 +23,13 @@ from rayhaul.cli.output import (
     plain,
     print_jobs,
     print_json,
-    size,
     table,
     why,
 )
 from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import ApiError
 from rayhaul.job import JobStatus
+from rayhaul.units import duration, size
 from rayhaul.wire import EventView, JobView, ReceiptView
 
 REFRESH_S = 1.0

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from rayhaul.cli.output import console, duration, facts_table, moment, percent, plain, size, table
+from rayhaul.cli.output import console, facts_table, moment, percent, plain, table
+from rayhaul.units import duration, size
 from rayhaul.wire import JobStateReport, LeaseReport, StripeView
 
 

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rayhaul import units
+from rayhaul.units import duration, size
 from rayhaul.wire import ErrorView, JobView, ProgressView
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -27,8 +29,6 @@ _PIPE_COLUMNS = 1000
 
 #: With all its facts a job needs this many columns, and some for its name.
 _WIDE_COLUMNS = 120
-
-_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 _STYLES = {
     "completed": "green",
@@ -49,44 +49,9 @@ def plain(text: object) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in str(text))
 
 
-def size(count_bytes: float | None) -> str:
-    """Return a size for people.
-
-    >>> size(532), size(1536), size(None)
-    ('532 B', '1.5 KiB', '?')
-    """
-    if count_bytes is None:
-        return "?"
-    index = 0
-    while count_bytes >= 1024 and index < len(_SIZES) - 1:
-        count_bytes /= 1024
-        index += 1
-    return f"{count_bytes:.0f} B" if index == 0 else f"{count_bytes:.1f} {_SIZES[index]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time span for people.
-
-    >>> duration(7.6), duration(61), duration(7205), duration(200_000), duration(None)
-    ('8 s', '1:01', '2:00:05', '2 d 7 h', '')
-    """
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    if hours:
-        return f"{hours}:{minutes:02}:{rest:02}"
-    return f"{minutes}:{rest:02}" if minutes else f"{rest} s"
-
-
 def percent(progress: ProgressView) -> str:
     """Return how far it is, rounded down: 100% is the end and nothing else."""
-    if not progress.bytes_total:
-        return ""
-    return f"{min(100, 100 * progress.bytes // progress.bytes_total)}%"
+    return units.percent(progress.bytes, progress.bytes_total)
 
 
 def moment(when: datetime | None) -> str:

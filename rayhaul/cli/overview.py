@@ -9,12 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rayhaul.cli.output import duration, name_of, percent, plain, size, status_text, table
-from rayhaul.wire import CapacityView, JobView, QueueReport
+from rayhaul.cli.output import name_of, percent, plain, status_text, table
+from rayhaul.units import duration, size
+from rayhaul.wire import CapacityView, JobView, QueueReport, ScalingView
 
 #: Rows of jobs and of agents that are shown at most; there may be thousands.
 JOBS_SHOWN = 10
 AGENTS_SHOWN = 16
+DECISIONS_SHOWN = 3
 #: And at least, however small the terminal is.
 _ROWS_MIN = 3
 _BAR_COLUMNS = 20
@@ -49,6 +51,8 @@ class Overview:
     is_cut: bool = False
     #: None: only operators may see them.
     agents: Sequence[CapacityView] | None = None
+    #: The newest ones, newest first; None: only operators may see them, or this cluster does not tell.
+    decisions: Sequence[ScalingView] | None = None
     #: Those that are not quiet; None: this cluster does not tell.
     alerts: Sequence[Firing] | None = None
 
@@ -92,6 +96,7 @@ def jsonable(seen: Overview) -> Mapping[str, Any]:
         "url": seen.url,
         "bytesPerSecond": seen.bytes_per_s,
         "agents": seen.agents,
+        "scaling": seen.decisions,
         "queue": seen.queue,
         "running": len(seen.running),
         "runningIsCut": seen.is_cut,
@@ -133,10 +138,13 @@ def render(seen: Overview, lines_max: int | None = None) -> RenderableType:
     queue = _queue(seen.queue)
     # Headers and empty lines: two for each table below.
     taken = len(fixed) + len(seen.alerts or ()) + queue.row_count + 7
+    taken += len(seen.decisions) + 2 if seen.decisions else 0
     rows = AGENTS_SHOWN if lines_max is None else max(_ROWS_MIN, (lines_max - taken) // 2)
     parts = [*fixed, Text(), queue]
     if seen.agents is not None:
         parts += [Text(), _agents(seen.agents, min(AGENTS_SHOWN, rows))]
+    if seen.decisions:
+        parts += [Text(), _decisions(seen.decisions, seen.at)]
     if seen.running:
         parts += [Text(), _slowest(seen.slowest()[:rows])]
     return Group(*parts)
@@ -179,6 +187,22 @@ def _agents(agents: Sequence[CapacityView], rows_max: int) -> Table:
         )
     if len(ordered) > rows_max:
         rows.add_row(Text(f"and {len(ordered) - rows_max} more", style="dim"))
+    return rows
+
+
+def _decisions(decisions: Sequence[ScalingView], now: datetime) -> Table:
+    """What was decided about the number of agents, and from what."""
+    numbers = ("WANTED", "ONLINE", "LOAD", "WAITING")
+    rows = table("SCALING", *numbers, "WHEN", right=numbers)
+    for made in decisions:
+        rows.add_row(
+            plain(made.reason),
+            str(made.wanted),
+            f"{made.online}{f' and {made.pending} coming' if made.pending else ''}",
+            "" if made.load_pct is None else f"{made.load_pct:.0f}%",
+            str(made.jobs_waiting),
+            f"{duration(max(0.0, (now - made.ts).total_seconds()))} ago",
+        )
     return rows
 
 

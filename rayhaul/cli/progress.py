@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from rayhaul.cli.following import FOLLOWED_MAX, Display
-from rayhaul.cli.output import duration, name_of, percent, plain, say, size
+from rayhaul.cli.output import name_of, percent, plain, say
 from rayhaul.job import JobEvent, JobStatus
+from rayhaul.units import duration, size
 from rayhaul.wire import EventView, JobView, ProgressView
 
 #: Without a terminal a job's progress is told this often.

@@ -7,8 +7,9 @@ from rich.text import Text
 
 from rayhaul.cli.connect import with_client
 from rayhaul.cli.groups import shows_alone
-from rayhaul.cli.output import Json, console, duration, facts_table, plain, print_json, table
+from rayhaul.cli.output import Json, console, facts_table, plain, print_json, table
 from rayhaul.job import Priority
+from rayhaul.units import duration
 from rayhaul.wire import QueueReport
 
 Wanted = Annotated[

@@ -16,11 +16,11 @@ from rich.live import Live
 from rich.text import Text
 
 from rayhaul.cli.output import Json, console, plain, print_json
-from rayhaul.cli.overview import Firing, Overview, jsonable, render
+from rayhaul.cli.overview import DECISIONS_SHOWN, Firing, Overview, jsonable, render
 from rayhaul.client.aio import PAGE_JOBS, AsyncClient
-from rayhaul.client.errors import AccessDenied, ApiError, ConnectionFailed
+from rayhaul.client.errors import AccessDenied, ApiError, ConnectionFailed, NotFound
 from rayhaul.job import JobStatus
-from rayhaul.wire import CapacityView, JobView
+from rayhaul.wire import CapacityView, JobView, ScalingView
 
 REFRESH_S = 1.0
 #: The list of jobs is the dear part: it is asked for every so many refreshes.
@@ -37,7 +37,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Show it once, as it is without a terminal.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the cluster live: alerts, agents with their load, the queue, the slowest jobs. `q` ends it."""
+    """Show the cluster live: alerts, queue, agents with their load, scaling, the slowest jobs. `q` ends it."""
     screen = console()
     if once or as_json or not screen.is_terminal:
         seen = asyncio.run(_see_once())
@@ -72,6 +72,7 @@ class Watcher:
             running=self._running,
             is_cut=self._is_cut,
             agents=await self._agents(),
+            decisions=await self._decisions(),
             alerts=await self._alerts(),
         )
 
@@ -95,6 +96,15 @@ class Watcher:
         except AccessDenied as error:
             # A user sees what is theirs; without any key the queue has said so before.
             if error.code != "forbidden":
+                raise
+            return None
+
+    async def _decisions(self) -> list[ScalingView] | None:
+        try:
+            return await self._client.scaling(limit=DECISIONS_SHOWN)
+        except (AccessDenied, NotFound) as error:
+            # As for agents; and a cluster of before may not tell.
+            if error.code not in {"forbidden", "not_found"}:
                 raise
             return None
 

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rayhaul.cli.connect import with_client
-from rayhaul.cli.output import Json, complain, console, duration, plain, print_json, status_text, table
+from rayhaul.cli.output import Json, complain, console, plain, print_json, status_text, table
+from rayhaul.units import duration
 from rayhaul.waterfall import Stage, StageName, Waterfall, waterfall
 from rayhaul.wire import timestamp
 

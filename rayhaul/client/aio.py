@@ -4,7 +4,7 @@ import asyncio
 import builtins
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from rayhaul.client.fields import (
     new_idempotency_key,
     request,
 )
+from rayhaul.client.many import Ends, OnTally, Tally
 from rayhaul.client.retries import Patience
 from rayhaul.client.saving import OnBytes, save
 from rayhaul.client.transport import CORRELATION_ID, IDEMPOTENCY_KEY, Answer, Transport
@@ -58,12 +59,15 @@ from rayhaul.wire import (
     QueueReport,
     ReceiptView,
     RotateRequest,
+    ScalingPage,
+    ScalingView,
     SloList,
     StopRequest,
     WebhookTestReport,
     WebhookTestRequest,
 )
 
+T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 #: A retry or two for a restarting replica, four for one that takes ten seconds.
@@ -76,6 +80,8 @@ RECONNECT_S_MAX = 300.0
 BATCH_JOBS = 1000
 
 PAGE_JOBS = 100
+#: Where only a few of those on a page are wanted.
+LONG_PAGE_JOBS = 1000
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -151,16 +157,35 @@ class AsyncClient:
         Each batch is all or nothing. With an `idempotency_key` the whole call may be made again after a failure: what
         was accepted is not submitted twice.
         """
-        key = idempotency_key or new_idempotency_key()
         accepted: builtins.list[str] = []
+        submitting = self.submit_batches(
+            jobs, batch_size=batch_size, idempotency_key=idempotency_key, correlation_id=correlation_id
+        )
+        async with aclosing(submitting) as batches_accepted:
+            async for ids in batches_accepted:
+                accepted += ids
+        return accepted
+
+    async def submit_batches(
+        self,
+        jobs: Iterable[JobSource] | AsyncIterable[JobSource],
+        *,
+        batch_size: int = BATCH_JOBS,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> AsyncGenerator[builtins.list[str], None]:
+        """Ask for jobs as `submit_many` does; yield the ids of each batch once it is accepted.
+
+        Nothing is kept of a batch that is done, so millions need no more memory than one batch.
+        """
+        key = idempotency_key or new_idempotency_key()
         index = 0
         async with aclosing(batches(jobs, batch_size)) as taken:
             async for batch in taken:
-                accepted += await self.submit_batch(
+                yield await self.submit_batch(
                     batch, idempotency_key=batch_idempotency_key(key, index), correlation_id=correlation_id
                 )
                 index += 1
-        return accepted
 
     async def get(self, job_id: str) -> JobView:
         return self._read(JobView, await self._http.request("GET", _path(job_id)))
@@ -209,6 +234,44 @@ class AsyncClient:
             case JobStatus.CANCELLED:
                 raise JobCancelled(job)
         return job
+
+    async def wait_many(
+        self, job_ids: Iterable[str], timeout_s: float | None = None, on_progress: OnTally | None = None
+    ) -> AsyncGenerator[JobView, None]:
+        """Yield each of these jobs as it ends, however it ends; `on_progress` is told how many have, and how.
+
+        All of them are followed by one event stream. Raises: NotFound, WaitTimeout (the jobs go on).
+        """
+        loop = asyncio.get_running_loop()
+        ends_s = None if timeout_s is None else loop.time() + timeout_s
+        ends = Ends(
+            job_ids,
+            feed=EventFeed(self._http, "/events"),
+            look=self.get,
+            newest_first=lambda: self.iter_jobs(page_size=LONG_PAGE_JOBS),
+            patience=self._patience(),
+        )
+        tally = Tally(total=len(ends.open))
+        listening = asyncio.create_task(ends.listen())
+        look = ends.first
+        try:
+            while ends.open:
+                try:
+                    async with asyncio.timeout_at(ends_s) as scope:
+                        ended = await _unless_over(look(), listening)
+                except TimeoutError:
+                    if not scope.expired() or timeout_s is None:
+                        raise
+                    raise WaitTimeout(_named(ends.open), timeout_s) from None
+                look = ends.next
+                for job in ended:
+                    tally = tally.with_one(job.status)
+                    if on_progress is not None:
+                        on_progress(tally)
+                    yield job
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
 
     async def events(self, job_id: str, last_event_id: str | int | None = None) -> AsyncGenerator[EventView, None]:
         """Yield the job's events until its last one, reconnecting as often as it takes; each once, in order.
@@ -333,6 +396,11 @@ class AsyncClient:
         """Return the origin hosts in use: all of them for operators, else those of the caller's running jobs."""
         return self._read(HostsPage, await self._http.request("GET", "/hosts")).hosts
 
+    async def scaling(self, *, limit: int | None = None) -> builtins.list[ScalingView]:
+        """Return the newest decisions about the number of agents, newest first. For operators."""
+        answer = await self._http.request("GET", "/scaling", params=_params(limit=limit))
+        return self._read(ScalingPage, answer).decisions
+
     async def agent(self, agent: str) -> CapacityView:
         return self._read(CapacityView, await self._http.request("GET", _agent_path(agent)))
 
@@ -429,6 +497,23 @@ class AsyncClient:
             return model.model_validate_json(answer.body)
         except ValidationError as err:
             raise ConnectionFailed(f"{self.endpoint.url} does not answer as Rayhaul does") from err
+
+
+async def _unless_over(looking: Coroutine[Any, Any, T], listening: asyncio.Task[None]) -> T:
+    """Return what is looked for. Raises: what ended the listening, where it ended."""
+    look = asyncio.ensure_future(looking)
+    try:
+        await asyncio.wait({look, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if not look.done():
+            listening.result()
+        return await look
+    finally:
+        look.cancel()
+
+
+def _named(job_ids: Collection[str]) -> str:
+    first, *others = job_ids
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _submit_headers(idempotency_key: str, correlation_id: str | None) -> Mapping[str, str]:

@@ -125,7 +125,8 @@ class WaitTimeout(ClientError):
         self.timeout_s = timeout_s
 
     def __str__(self) -> str:
-        return f"{self.job_id} did not end within {self.timeout_s:g} s; it goes on"
+        goes = "they go on" if " " in self.job_id else "it goes on"
+        return f"{self.job_id} did not end within {self.timeout_s:g} s; {goes}"
 
 
 class DownloadMismatch(ClientError):

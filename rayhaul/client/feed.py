@@ -1,5 +1,6 @@
 """The events of one job, over as many connections as it takes, without a gap and without a repeat."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -24,6 +25,8 @@ class EventFeed:
         self._last_event_id = last_event_id
         self._last_seq = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
         self._is_final = False
+        #: Set while a connection is open: what happens from then on will be heard.
+        self.opened = asyncio.Event()
         #: Whether the server has nothing more to say.
         self.is_over = False
         #: Whether the last connection brought an event.
@@ -46,12 +49,16 @@ class EventFeed:
                 return
             if response.content_type != "text/event-stream":
                 raise self._is_not_ours()
-            async with aclosing(self._parse(response)) as heard:
-                async for sent in heard:
-                    event = self._read(sent)
-                    if event is not None:
-                        self.has_heard = True
-                        yield event
+            self.opened.set()
+            try:
+                async with aclosing(self._parse(response)) as heard:
+                    async for sent in heard:
+                        event = self._read(sent)
+                        if event is not None:
+                            self.has_heard = True
+                            yield event
+            finally:
+                self.opened.clear()
         # Ended by the server, not broken: after a final state that was the job's last event.
         self.is_over = self._is_final
 

@@ -152,23 +152,38 @@ class Client:
         correlation_id: str | None = None,
     ) -> builtins.list[str]:
         """As AsyncClient's; `jobs` is read in the caller's thread, so it may use this client itself."""
+        accepted: builtins.list[str] = []
+        for ids in self.submit_batches(
+            jobs, batch_size=batch_size, idempotency_key=idempotency_key, correlation_id=correlation_id
+        ):
+            accepted += ids
+        return accepted
+
+    def submit_batches(
+        self,
+        jobs: Iterable[JobSource],
+        *,
+        batch_size: int = BATCH_JOBS,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Iterator[builtins.list[str]]:
+        """As AsyncClient's; `jobs` is read in the caller's thread."""
         if isinstance(jobs, str | Mapping):
             raise TypeError("this takes many jobs; for one there is `submit`")
         key = idempotency_key or new_idempotency_key()
-        accepted: builtins.list[str] = []
         iterator = iter(jobs)
         index = 0
         while batch := builtins.list(islice(iterator, batch_size)):
-            accepted += self.submit_batch(
+            yield self.submit_batch(
                 batch, idempotency_key=batch_idempotency_key(key, index), correlation_id=correlation_id
             )
             index += 1
-        return accepted
 
     get = _blocking(AsyncClient.get)
     list = _blocking(AsyncClient.list)
     iter_jobs = _blocking_iterator(AsyncClient.iter_jobs)
     wait = _blocking(AsyncClient.wait)
+    wait_many = _blocking_iterator(AsyncClient.wait_many)
     events = _blocking_iterator(AsyncClient.events)
     history = _blocking(AsyncClient.history)
     receipt = _blocking(AsyncClient.receipt)
@@ -191,6 +206,7 @@ class Client:
     resume_queue = _blocking(AsyncClient.resume_queue)
     agents = _blocking(AsyncClient.agents)
     hosts = _blocking(AsyncClient.hosts)
+    scaling = _blocking(AsyncClient.scaling)
     agent = _blocking(AsyncClient.agent)
     agent_status = _blocking(AsyncClient.agent_status)
     stop_job = _blocking(AsyncClient.stop_job)

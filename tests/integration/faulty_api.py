@@ -141,6 +141,9 @@ class FaultyApi:
         #: "METHOD /path" and the headers of each request.
         self.requests: list[tuple[str, Mapping[str, str]]] = []
         self.script = COMPLETES
+        #: Jobs that the stream of all events plays to their ends; each connection so many of them, then it is cut.
+        self.plays = deque[str]()
+        self.plays_of_one = 1000
         #: After how many bytes the next reads of an object are cut.
         self.object_cuts: deque[int] = deque()
         self.content = CONTENT
@@ -158,6 +161,12 @@ class FaultyApi:
         self.jobs[job.id] = job
         return job
 
+    def forget(self) -> None:
+        """Forget all jobs and requests."""
+        self.jobs.clear()
+        self.requests.clear()
+        self._answers.clear()
+
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._misbehave], client_max_size=2**25)
         app.add_routes(
@@ -170,6 +179,7 @@ class FaultyApi:
                 web.post("/jobs/{id}/{verb:pause|resume|retry}", self._show),
                 web.get("/jobs/{id}/history", self._history),
                 web.get("/jobs/{id}/events", self._events),
+                web.get("/events", self._all_events),
                 web.get("/jobs/{id}/download", self._link),
                 web.get("/readyz", self._ready),
                 web.get("/objects/{id}", self._object),
@@ -266,6 +276,21 @@ class FaultyApi:
         if cut_after == len(job.script) - first:
             _cut(request)
         await stream.write_eof()
+        return stream
+
+    async def _all_events(self, request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"retry: 1\n\n")
+        for _ in range(self.plays_of_one):
+            while not self.plays:
+                await asyncio.sleep(0.01)
+            job = self.jobs[self.plays.popleft()]
+            job.done = len(job.script)
+            event = job.event(job.done - 1)
+            data = event.model_dump_json(by_alias=True)
+            await stream.write(f"id: {event.seq}\nevent: {event.event}\ndata: {data}\n\n".encode())
+        _cut(request)
         return stream
 
     async def _link(self, request: web.Request) -> web.Response:

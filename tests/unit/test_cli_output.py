@@ -11,9 +11,10 @@ from rich.console import Console
 
 from rayhaul.cli.connect import Exit, exit_of
 from rayhaul.cli.leases import leases_table, parts_of
-from rayhaul.cli.output import duration, facts_table, jobs_table, jsonable, percent, plain, size
+from rayhaul.cli.output import facts_table, jobs_table, jsonable, percent, plain
 from rayhaul.cli.progress import LINE_S, Lines
 from rayhaul.client import errors
+from rayhaul.units import duration, size
 from rayhaul.wire import EventView, JobView, LeaseReport, ProgressView, StripeView
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rayhaul.cli.overview import AGENTS_SHOWN, JOBS_SHOWN, Firing, Overview, advice, jsonable, render
 from rayhaul.job import JobStatus, Priority
-from rayhaul.wire import CapacityView, Destination, JobView, ProgressView, QueueReport
+from rayhaul.wire import CapacityView, Destination, JobView, ProgressView, QueueReport, ScalingView
 
 AT = datetime(2026, 2, 18, 12, tzinfo=UTC)
 MIB = 1024 * 1024
@@ -129,6 +129,24 @@ def test_all_of_it_is_shown() -> None:
     assert re.search(r"█{19}· +95% +30/32 +95.0 MiB/s", agents_lines[1])
     assert re.search(r"^job_film.mov +downloading +2.0 MiB/s +1:30 +25% +agent-1 +film.mov", text, re.MULTILINE)
     assert "\x1b" not in text
+
+
+def test_what_scaling_decided_is_shown() -> None:
+    """Each decision with what it was made from; a user, who may not see them, sees none."""
+    decision = ScalingView(
+        ts=AT - timedelta(seconds=90),
+        reason="scale_out",
+        wanted=5,
+        online=3,
+        pending=1,
+        draining=0,
+        load_pct=93.4,
+        jobs_waiting=61,
+    )
+    text = "\n".join(shown(overview(decisions=[decision])))
+    assert re.search(r"^scale_out +5 +3 and 1 coming +93% +61 +1:30 ago", text, re.MULTILINE)
+    assert "SCALING" not in "\n".join(shown(overview(decisions=None)))
+    assert jsonable(overview(decisions=[decision]))["scaling"] == [decision]
 
 
 def test_it_fits_the_terminal() -> None:
