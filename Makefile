@@ -4,9 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rayhaul tasks actors serve_app dashboards tests bench
+SOURCES := rayhaul tasks actors serve_app dashboards tests bench docs
 
-.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup nulls soak bench simulate simulate-faults dashboards fuzz audit sbom docs clean
+.PHONY: help demo test lint fmt type unit web alerts ledger integration simulation cluster drill drill-rayup nulls soak bench simulate simulate-faults dashboards fuzz audit sbom docs site screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -111,6 +111,15 @@ sbom: $(VENV)/.dev ## the bill of materials of what is installed: dist/sbom.cdx.
 docs: $(VENV)/.dev ## write the generated documents
 	$(BIN)/python -m rayhaul.settings_doc > docs/settings.md
 	$(BIN)/python -m dashboards.metrics_doc > docs/metrics.md
+	$(BIN)/python -m rayhaul.errors_doc > docs/reference/errors.md
+	$(BIN)/python -m rayhaul.cli.reference > docs/reference/cli.md
+	$(BIN)/python -m serve_app.api_doc > docs/reference/api.md
+
+site: docs ## the documents as a site, checked strictly: build/site
+	$(BIN)/python docs/build_site.py
+
+screenshots: $(VENV)/.dev ## the page's pictures in docs/img, of a real browser and real jobs (Debian's chromium)
+	PYTHONPATH=tests $(BIN)/python tests/web/screenshots.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

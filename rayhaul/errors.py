@@ -294,15 +294,16 @@ class Internal(ServiceError):
 
 def faults() -> Mapping[str, Fault]:
     """Return code -> whose fault, of every error that has a code of its own."""
-    return {kind.code: kind.fault for kind in _kinds() if "code" in vars(kind)}
+    return {kind.code: kind.fault for kind in kinds() if "code" in vars(kind)}
 
 
 def codes() -> frozenset[str]:
     """Return every code that a Rayhaul error can carry."""
-    return frozenset(kind.code for kind in _kinds())
+    return frozenset(kind.code for kind in kinds())
 
 
-def _kinds() -> Iterator[type[RayhaulError]]:
+def kinds() -> Iterator[type[RayhaulError]]:
+    """Yield every class of the tree."""
     pending: list[type[RayhaulError]] = [RayhaulError]
     while pending:
         kind = pending.pop()

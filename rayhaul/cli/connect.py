@@ -1,7 +1,7 @@
 """How a command reaches the cluster, and how it ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
 from typing import TypeVar
 
@@ -15,16 +15,24 @@ class Exit(IntEnum):
     """Exit codes; scripts rely on them."""
 
     OK = 0
-    #: A job failed, or the cluster refused what was asked.
     FAILED = 1
-    #: The command line is wrong, or asks for what can not be.
     USAGE = 2
     UNREACHABLE = 3
-    #: The API key is missing, wrong, or may not do that.
     DENIED = 4
     CANCELLED = 5
     #: 128 and SIGINT, as shells have it.
     INTERRUPTED = 130
+
+
+EXIT_CODES: Mapping[Exit, str] = {
+    Exit.OK: "What was asked for is done; of `get`: all jobs are completed.",
+    Exit.FAILED: "A job failed, or the cluster refused what was asked.",
+    Exit.USAGE: "The command line is wrong, or asks for what can not be.",
+    Exit.UNREACHABLE: "No cluster answers, or nobody said where it is.",
+    Exit.DENIED: "The API key is missing, wrong, or may not do that.",
+    Exit.CANCELLED: "A job that was waited for was cancelled.",
+    Exit.INTERRUPTED: "Ctrl-C; jobs that were asked for go on.",
+}
 
 
 class UsageError(Exception):

@@ -78,12 +78,19 @@ export const hostsView = () => polled("Hosts", async () => {
 
 const percent = (ratio) => (ratio === null || ratio === undefined ? "no data yet" : `${(ratio * 100).toFixed(3)} %`);
 
+// Below zero the budget is spent more than once.
+const budget = (left) => (left === null || left === undefined ? "" : left < 0 ? `spent ${(1 - left).toFixed(1)} times` : `${(left * 100).toFixed(0)} %`);
+const RANKS = ["firing", "pending", "inactive"];
+const worstFirst = (alerts) => [...alerts].sort((one, other) => RANKS.indexOf(one.state) - RANKS.indexOf(other.state));
+
 export const healthView = () => polled("Alerts and SLOs", async () => {
   const [alerts, slo] = await Promise.all([get("/alerts").catch(absent), get("/slo").catch(absent)]);
   return [
-    el("h2", {}, "Alerts"),
-    alerts ? table("Alerts", [["Alert"], ["State"], ["Severity"], ["Condition", "wide"]], alerts.alerts.map((alert) => el("tr", {}, cell(alert.name), cell(status(alert.state)), cell(alert.severity), cell(alert.condition, "wide")))) : el("p", { class: "hint" }, "This release does not tell of alerts."),
     el("h2", {}, "Service level objectives"),
-    slo ? table("Service level objectives", [["Objective"], ["Target", "number"], ["Now", "number"], ["Budget left", "number"]], slo.slos.map((one) => el("tr", {}, cell(one.title ?? one.name), cell(percent(one.target), "number"), cell(percent(one.ratio), "number"), cell(one.budgetLeft === null || one.budgetLeft === undefined ? "" : `${(one.budgetLeft * 100).toFixed(0)} %`, "number")))) : el("p", { class: "hint" }, "This release does not tell of SLOs."),
+    slo ? table("Service level objectives", [["Objective"], ["Target", "number"], ["Now", "number"], ["Budget left", "number"], ["Over", "number wide"]], slo.slos.map((one) => el("tr", {},
+      cell([el("div", {}, one.name), el("div", { class: "hint" }, one.summary ?? "")]), cell(percent(one.target), "number"), cell(percent(one.ratio), "number"),
+      cell(budget(one.budgetLeft), "number"), cell(one.window ?? "", "number wide")))) : el("p", { class: "hint" }, "This release does not tell of SLOs."),
+    el("h2", {}, "Alerts"),
+    alerts ? table("Alerts", [["Alert"], ["State"], ["Severity"], ["Condition", "wide"]], worstFirst(alerts.alerts).map((alert) => el("tr", {}, cell(alert.name), cell(status(alert.state)), cell(alert.severity), cell(alert.condition, "wide")))) : el("p", { class: "hint" }, "This release does not tell of alerts."),
   ];
 });

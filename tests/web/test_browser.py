@@ -94,6 +94,8 @@ async def test_add_watch_and_cancel(site: Site, page: Page) -> None:
     await page.get_by_role("button", name="Fetch into the bucket").click()
     await expect(page.get_by_role("status")).to_have_text("2 jobs are taken.")
     await expect(page.get_by_role("link", name="two.bin")).to_be_visible()
+    # There are none.
+    await expect(page.get_by_role("button", name="Older jobs")).to_have_count(0)
     await check_accessible(page)
     await page.get_by_role("link", name="one.bin").click()
     await expect(page.get_by_role("heading", name="one.bin")).to_be_visible()
