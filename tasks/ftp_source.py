@@ -43,7 +43,7 @@ from tasks.places import PORTS, Place
 logging.getLogger("aioftp").setLevel(logging.CRITICAL)
 
 #: All that a server may say on the control connection of one session.
-_TOLD_BYTES_MAX = 256 * 1024
+_TOLD_BYTES_MAX = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 #: A file changed so lately may change again within the second that MDTM shows.
 _STRONG_AFTER = timedelta(seconds=2)
