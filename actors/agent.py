@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -46,12 +48,14 @@ from rayhaul.lease import (
 )
 from rayhaul.log import bind, bind_job
 from rayhaul.metrics import AGENT_ERRORS, Meter
+from rayhaul.origins import Source
 from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.links import Link, Links, Refresh
+from tasks.mirrors import first_found
 from tasks.pace import Paces, Rate
 from tasks.probe import probe
 from tasks.sink import Sink
@@ -210,7 +214,6 @@ class Agent:
         try:
             found = await self._probed(order)
         except RayhaulError as error:
-            self._gates.note(order.url, error)
             log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
             tracing.current().fail(error.code)
             told: Notice = ProbeFailed(
@@ -228,16 +231,20 @@ class Agent:
         await self._outbox.tell(told)
 
     async def _probed(self, order: ProbeOrder) -> Metadata:
+        main = Source(index=order.source, url=order.url, headers=order.headers)
+        return await first_found((main, *order.mirrors), partial(self._probed_at, order))
+
+    async def _probed_at(self, order: ProbeOrder, source: Source) -> Metadata:
         links = Links(
-            Link(order.url, order.headers),
+            Link(source.url, source.headers),
             context=order.context,
-            receiver=order.refresh_webhook,
+            receiver=order.refresh_webhook if source.index == 0 else None,
             refresh=self._refresh,
         )
         while True:
             link = links.current
             try:
-                return await probe(
+                found = await probe(
                     self._transports.by(link.url),
                     link,
                     filename=order.filename,
@@ -246,8 +253,11 @@ class Agent:
                     clock=self._monotonic,
                 )
             except SourceError as error:
+                self._gates.note(link.url, error)
                 if not await links.are_fresh_after(link, error):
                     raise
+            else:
+                return replace(found, source=source.index)
 
     async def _transfer(self, held: Held, order: TransferOrder) -> None:
         began_s = self._monotonic()
@@ -272,7 +282,7 @@ class Agent:
                 rng=self._rng,
                 stripe=held.stripe,
                 refresh=self._refresh,
-                gate=self._gates.of(order.grant),
+                gates=self._gates,
                 paces=self._paces.of(order.rates),
                 transports=self._transports,
             )
@@ -281,23 +291,23 @@ class Agent:
         except RayhaulError as error:
             log.warning("transfer failed: %s", error.message, extra={"code": error.code})
             tracing.current().fail(error.code)
-            await self._outbox.tell(self._failed(order, error.failure()))
+            await self._outbox.tell(self._failed(held, order, error.failure()))
         except Exception as error:
             self._meter.inc(AGENT_ERRORS)
             log.exception("transfer failed unexpectedly")
             tracing.current().fail(Internal.code)
             failure = Internal(f"unexpected {type(error).__name__} in the agent").failure()
-            await self._outbox.tell(self._failed(order, failure))
+            await self._outbox.tell(self._failed(held, order, failure))
         else:
             done = "transfer done" if result is not None else "stripe done"
             log.info("%s: %s", done, order.key, extra={"durationMs": self._since_ms(began_s)})
             if result is not None:
                 tracing.current().set({"bytes": result.size_bytes})
-            under = self._under(order)
+            under = {**self._under(order), "left_out": tuple(held.left_out.items())}
             await self._outbox.tell(StripeDone(**under) if result is None else Transferred(**under, result=result))
 
-    def _failed(self, order: TransferOrder, failure: Failure) -> LeaseFailed:
-        return LeaseFailed(**self._under(order), failure=failure)
+    def _failed(self, held: Held, order: TransferOrder, failure: Failure) -> LeaseFailed:
+        return LeaseFailed(**self._under(order), failure=failure, left_out=tuple(held.left_out.items()))
 
     def _under(self, order: TransferOrder) -> dict[str, Any]:
         """Return what every notice under a lease begins with."""
@@ -413,6 +423,6 @@ class Agent:
             progress=tuple(progress),
             notices=tuple(self._outbox.notices()),
             metrics=self._meter.snapshot(),
-            hosts=self._gates.uses({host for held in self._held.values() if (host := held.host) is not None}),
+            hosts=self._gates.uses({host for held in self._held.values() for host in held.hosts}),
             rates=self._paces.uses({limit for held in self._held.values() for limit in held.limits}, now_s),
         )

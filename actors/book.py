@@ -16,7 +16,7 @@ from actors.rates import Rates
 from rayhaul.job import Job, JobStatus, Priority, Progress
 from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
-from rayhaul.origins import host_of_job
+from rayhaul.origins import host_of_job, hosts_of_mirrors
 from rayhaul.policy import liveness, parking
 from rayhaul.policy.held_back import HeldBack
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
@@ -116,6 +116,8 @@ class Book:
         #: The best pace of a stripe of a running job, in bytes/s.
         self.best_bytes_per_s: dict[str, float] = {}
         self.setbacks: dict[str, Setback] = {}
+        #: Why sources of a job are not read from, by job and source.
+        self.left_out: dict[str, dict[int, str]] = {}
         #: Jobs whose stripes have just changed, and are looked at in the next turn.
         self.restripe: set[str] = set()
         self.progress: dict[str, tuple[int, Progress]] = {}
@@ -152,6 +154,7 @@ class Book:
         running = {lease.job_id for lease in book.leases.values()}
         book.best_bytes_per_s = {id_: best for id_, best in heard.best_bytes_per_s.items() if id_ in running}
         book.setbacks = {job_id: setback for job_id, setback in heard.setbacks.items() if job_id in book.jobs}
+        book.left_out = {job_id: sources for job_id, sources in heard.left_out.items() if job_id in book.jobs}
         book.progress = {job_id: noted for job_id, noted in heard.progress.items() if job_id in book.jobs}
         book.watches = {lease_id: heard.watches.get(lease_id) or Watch(now_s) for lease_id in book.leases}
         book.arrived = heard.arrived & book.leases.keys()
@@ -327,6 +330,7 @@ class Book:
             self.jobs.pop(job.id, None)
             self.progress.pop(job.id, None)
             self.setbacks.pop(job.id, None)
+            self.left_out.pop(job.id, None)
             return
         self.jobs[job.id] = job
         if job.status is not JobStatus.QUEUED:
@@ -365,7 +369,9 @@ class Book:
             self._user_of_running[job.id] = job.user_id
             self.running[job.user_id] += 1
         if job is not None:
-            self.hosts.add_lease(lease.lease_id, lease.agent, host_of_job(job), job.spec.connections)
+            self.hosts.add_lease(
+                lease.lease_id, lease.agent, host_of_job(job), job.spec.connections, hosts_of_mirrors(job)
+            )
             self.rates.add_lease(lease.lease_id, lease.agent, job)
         self.leases[lease.lease_id] = lease
         self.leases_of_job[lease.job_id].add(lease.lease_id)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from actors import quotas, stripes
+from actors import quotas, sources, stripes
 from actors.book import Book
 from actors.draft import Draft
 from actors.sweeping import mark_strays
@@ -108,13 +108,16 @@ def _hear_under_lease(draft: Draft, notice: LeaseNotice, rules: Rules) -> bool:
         case Trimmed():
             stripes.trim(draft, lease, notice)
         case StripeDone():
+            draft.note_left_out(job.id, notice.left_out)
             stripes.finish(draft, job, lease)
         case CommitAsked():
             _let_publish(draft, job, lease)
         case Transferred():
+            draft.note_left_out(job.id, notice.left_out)
             _complete(draft, job, lease, notice)
             draft.accepted_by_sink(job.id)
         case LeaseFailed():
+            draft.note_left_out(job.id, notice.left_out)
             _lease_failed(draft, job, lease, notice.failure, rules)
     return True
 
@@ -229,6 +232,7 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
             "sha256": result.sha256,
             "crc64nvme": result.crc64nvme,
             "parts": result.parts_count,
+            **sources.told(draft, job, result),
         },
         result=result,
         error=None,
@@ -248,15 +252,19 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
         _park(draft, job, failure, rules, told)
         return
     draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
+    begins_elsewhere = sources.begins_elsewhere(draft, job, failure)
+    if begins_elsewhere:
+        failure = replace(failure, retryable=True)
     verdict = retry.decide(failure, attempt=job.attempt, settings=rules.transfer, now=draft.now, rng=rules.rng)
     if isinstance(verdict, retry.GiveUp):
         give_up(draft, job, failure, told, dead_letter=failure.retryable)
         return
     changes: dict[str, Any] = {"next_attempt_at": verdict.at, "error": failure, "attempt": job.attempt}
-    if failure.code in _START_OVER:
+    if failure.code in _START_OVER or begins_elsewhere:
         drop_session(draft, job)
         changes["metadata"] = None
     payload = {**told, **_why(failure), "nextAttemptAt": verdict.at.isoformat(), "attempt": job.attempt}
+    payload |= sources.told(draft, job)
     draft.transition(job, JobEvent.REQUEUED, payload, **changes)
     draft.count(REQUEUES, failure.code)
 
@@ -277,7 +285,8 @@ def give_up(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any], *
     draft.revoke_job(job.id)
     take_back(draft, job)
     changes: dict[str, Any] = {"error": failure, "completed_at": draft.now, "next_attempt_at": None}
-    job = draft.transition(job, JobEvent.FAILED, {**told, **_why(failure)}, attempt=job.attempt, **changes)
+    told = {**told, **_why(failure), **sources.told(draft, job)}
+    job = draft.transition(job, JobEvent.FAILED, told, attempt=job.attempt, **changes)
     if dead_letter:
         draft.transition(job, JobEvent.DEADLETTERED, _why(failure), dead_lettered_at=draft.now)
         draft.dead_letters_delta += 1

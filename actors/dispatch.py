@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from actors import stripes
+from actors import sources, stripes
 from actors.agent_record import AgentRecord
 from actors.book import Asked, Book, Pending
 from actors.decisions import give_up
@@ -22,7 +22,7 @@ from actors.losses import probes_used
 from actors.ports import AgentPool, QueueView
 from actors.sweeping import Sweeping
 from rayhaul.capacity import AgentState, Capacity
-from rayhaul.errors import RayhaulError
+from rayhaul.errors import ChecksumMismatch, RayhaulError
 from rayhaul.ids import NewId
 from rayhaul.job import Job, JobStatus
 from rayhaul.lease import (
@@ -49,7 +49,7 @@ from rayhaul.metrics import (
     WORKERS,
     Meter,
 )
-from rayhaul.origins import host_of_job
+from rayhaul.origins import host_of, host_of_job, sources_from
 from rayhaul.policy import parking
 from rayhaul.policy.held_back import choose
 from rayhaul.policy.planning import expected_checksum, plan_parts
@@ -272,12 +272,15 @@ class Dispatch:
         job = draft.job(waiting.job_id)
         if job is None or job.status is not JobStatus.QUEUED or job.metadata is not None:
             return
+        first, *others = sources.to_look_at(job)
         self._orders[agent].append(
             ProbeOrder(
                 order_id=self._new_id("probe"),
                 context=_context(job),
-                url=job.spec.url,
-                headers=job.spec.headers,
+                url=first.url,
+                headers=first.headers,
+                source=first.index,
+                mirrors=tuple(others),
                 filename=job.spec.filename,
                 size_bytes_max=job.spec.size_bytes_max,
                 refresh_webhook=job.spec.refresh_webhook,
@@ -321,13 +324,14 @@ class Dispatch:
         assert job.metadata is not None
         assert job.key is not None
         session = book.open_session(job.id)
+        main, *mirrors = sources_from(job.spec, job.metadata.source)
         plan = plan_parts(job.metadata.size_bytes, part_bytes_min=self._settings.transfer.part_bytes_min)
         return TransferOrder(
             lease_id=lease.lease_id,
             epoch=lease.epoch,
             context=_context(job),
-            url=job.spec.url,
-            headers=job.spec.headers,
+            url=main.url,
+            headers=main.headers,
             pin=job.metadata,
             bucket=self._bucket,
             key=job.key,
@@ -344,6 +348,10 @@ class Dispatch:
             refresh_webhook=job.spec.refresh_webhook,
             grant=book.hosts.grant(lease.agent, host_of_job(job), now_s),
             rates=book.rates.grants_of_lease(lease.lease_id, now_s),
+            mirrors=tuple(
+                replace(source, grant=book.hosts.grant(lease.agent, host_of(source.url), now_s)) for source in mirrors
+            ),
+            is_apart=job.error is not None and job.error.code == ChecksumMismatch.code,
         )
 
     async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:

@@ -6,7 +6,7 @@ What is counted and told to agents waits in it too, and happens only once the co
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -68,6 +68,7 @@ class Draft:
         #: Heard from agents, not durable; but what a turn that fails heard is said again.
         self.parking = book.parking
         self._setbacks: dict[str, Setback | None] = {}
+        self._left_out: defaultdict[str, dict[int, str]] = defaultdict(dict)
         self._answered: dict[str, Asked] = {}
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
@@ -211,6 +212,14 @@ class Draft:
     def recorded(self, session_id: str) -> PartSet:
         """Return the parts of an open session that are recorded at this point of the turn."""
         return self._book.parts.get(session_id, 0) | self._recorded.get(session_id, 0)
+
+    def note_left_out(self, job_id: str, sources: Iterable[tuple[int, str]]) -> None:
+        """Take an agent's word that it does not read from some of a job's sources any more, and why."""
+        self._left_out[job_id].update(sources)
+
+    def left_out(self, job_id: str) -> Mapping[int, str]:
+        """Return why sources of a job are not read from, as far as agents have told."""
+        return {**self._book.left_out.get(job_id, {}), **self._left_out[job_id]}
 
     def setback(self, job_id: str) -> Setback | None:
         """Return what befell stripes of a job since a part of it was last recorded."""
@@ -378,6 +387,9 @@ class Draft:
             if lease_id in book.leases:
                 book.asked[lease_id] = asked
                 book.restripe.add(book.leases[lease_id].job_id)
+        for job_id, sources in self._left_out.items():
+            if sources and job_id in book.jobs:
+                book.left_out.setdefault(job_id, {}).update(sources)
         for job_id, setback in self._setbacks.items():
             book.setbacks.pop(job_id, None)
             if setback is not None and job_id in book.jobs:

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
-from tasks.intake import AT_GATE
+from tasks.mirrors import AT_GATE
 from tasks.pace import Rate
 from tasks.stripe import Stripe
 
@@ -24,6 +24,8 @@ class Held:
     moved_at_s: float | None = None
     #: Set when the lease is not ours any more.
     lost: bool = False
+    #: Sources that it does not read from any more, and why.
+    left_out: dict[int, str] = field(default_factory=dict)
     #: Of a transfer: what of the job is its.
     stripe: Stripe | None = None
 
@@ -32,10 +34,12 @@ class Held:
             self.stripe = Stripe(self.order.first_part, self.order.end_part)
 
     @property
-    def host(self) -> str | None:
+    def hosts(self) -> frozenset[str]:
         """Where a transfer's bytes come from."""
-        grant = self.order.grant if isinstance(self.order, TransferOrder) else None
-        return None if grant is None else grant.host
+        if not isinstance(self.order, TransferOrder):
+            return frozenset()
+        grants = (self.order.grant, *(source.grant for source in self.order.mirrors))
+        return frozenset(grant.host for grant in grants if grant is not None)
 
     @property
     def limits(self) -> frozenset[str]:

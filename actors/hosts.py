@@ -42,6 +42,8 @@ class _Site:
     #: Connections that leases could use, by agent.
     wants: Counter[str] = field(default_factory=Counter)
     leases: set[str] = field(default_factory=set)
+    #: Leases to which it is a mirror: they go on without it, so no room is kept for them.
+    mirrored: set[str] = field(default_factory=set)
     shares: dict[str, _Share] = field(default_factory=dict)
     #: Who should have how many; None: to be made anew.
     targets: Mapping[str, int] | None = None
@@ -60,6 +62,8 @@ class HostRecord:
     connections_max: int
     pause_until_s: float | None
     lease_ids: Sequence[str]
+    #: Leases to which it is a mirror.
+    mirrored_ids: Sequence[str]
 
 
 class Hosts:
@@ -68,31 +72,36 @@ class Hosts:
         self._sites: dict[str, _Site] = {}
         #: Of hosts that refused; all others have a whole one.
         self._budgets: dict[str, Budget] = {}
-        self._lease: dict[str, tuple[str, str, int]] = {}
+        #: By lease: its agent, its host and its mirrors' hosts, and the connections it could use.
+        self._lease: dict[str, tuple[str, Sequence[str], int]] = {}
         self._hosts_of_agent: defaultdict[str, set[str]] = defaultdict(set)
         self._tended_at_s = float("-inf")
 
     # --- leases ---
 
-    def add_lease(self, lease_id: str, agent: str, host: str, connections: int) -> None:
-        site = self._sites.setdefault(host, _Site())
-        self._lease[lease_id] = (agent, host, connections)
-        site.leases.add(lease_id)
-        site.wants[agent] += connections
-        site.targets = None
-        self._share(site, host, agent)
+    def add_lease(self, lease_id: str, agent: str, host: str, connections: int, mirrors: Sequence[str] = ()) -> None:
+        """Have a lease read from a host, and from those of its mirrors."""
+        self._lease[lease_id] = (agent, (host, *mirrors), connections)
+        for name in (host, *mirrors):
+            site = self._sites.setdefault(name, _Site())
+            (site.leases if name == host else site.mirrored).add(lease_id)
+            site.wants[agent] += connections
+            site.targets = None
+            self._share(site, name, agent)
 
     def drop_lease(self, lease_id: str) -> None:
         known = self._lease.pop(lease_id, None)
         if known is None:
             return
-        agent, host, connections = known
-        site = self._sites[host]
-        site.leases.discard(lease_id)
-        site.wants[agent] -= connections
-        if site.wants[agent] <= 0:
-            del site.wants[agent]
-        site.targets = None
+        agent, hosts, connections = known
+        for host in hosts:
+            site = self._sites[host]
+            site.leases.discard(lease_id)
+            site.mirrored.discard(lease_id)
+            site.wants[agent] -= connections
+            if site.wants[agent] <= 0:
+                del site.wants[agent]
+            site.targets = None
 
     def forget_leases(self) -> None:
         """Begin anew with the leases, before those that stand are added; who may use what stays known."""
@@ -247,6 +256,7 @@ class Hosts:
             connections_max=self._settings.connections_max if budget is None else budget.connections,
             pause_until_s=self.pause_until_s(host, now_s),
             lease_ids=() if site is None else sorted(site.leases),
+            mirrored_ids=() if site is None else sorted(site.mirrored),
         )
 
     def given_out(self) -> Mapping[str, int]:
@@ -272,7 +282,7 @@ class Hosts:
 
     def _tidy(self, host: str) -> None:
         site = self._sites[host]
-        if not site.leases and not site.shares:
+        if not site.leases and not site.mirrored and not site.shares:
             del self._sites[host]
 
     def _put(self, host: str, budget: Budget) -> None:

@@ -135,6 +135,9 @@ class Control:
             self._held.rate.bytes_total += bytes_moved
             self._agent_rate.bytes_total += bytes_moved
 
+    def left_out(self, source: int, why: str) -> None:
+        self._held.left_out[source] = why
+
     def doing(self, what: str) -> None:
         self._held.do(what, self._monotonic())
 

@@ -40,7 +40,8 @@ def host_views(book: Book, viewer: Viewer, now_s: float) -> Sequence[HostView]:
             jobs_waiting=book.held_back.count(record.host),
         )
         for record in book.hosts.records(now_s)
-        if viewer.sees_all or any(_is_of(book, viewer, lease_id) for lease_id in record.lease_ids)
+        if viewer.sees_all
+        or any(_is_of(book, viewer, lease_id) for lease_id in (*record.lease_ids, *record.mirrored_ids))
     ]
 
 

@@ -149,6 +149,8 @@ class Metadata:
     digest: str | None = None
     #: SHA-256 in hex of the Metalink document that the URL serves in place of the file; None: it serves the file.
     described_by: str | None = None
+    #: Which of the job's sources said so: 0 is its URL, n its n-th mirror.
+    source: int = 0
 
     @property
     def has_version(self) -> bool:
@@ -170,6 +172,8 @@ class JobResult:
     sha256: str | None = None
     crc64nvme: str | None = None
     parts_count: int = 1
+    #: How many of its bytes came from which of the job's sources; empty where the job has no mirrors.
+    sources: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure
 from rayhaul.job import JobResult, Metadata
 from rayhaul.metrics import Snapshot
-from rayhaul.origins import HostGrant, HostUse
+from rayhaul.origins import HostGrant, HostUse, Source
 from rayhaul.rates import RateGrant, RateUse
 
 
@@ -60,6 +60,8 @@ class PartDone:
     etag: str
     #: CRC-64/NVME of its bytes as they passed through the agent.
     crc64nvme: int | None = None
+    #: Which of the job's sources it came from: 0 is its URL, n its n-th mirror.
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +100,12 @@ class ProbeOrder:
     headers: Mapping[str, str]
     filename: str | None
     size_bytes_max: int | None
-    #: Asked for a fresh URL where this one has expired.
+    #: Asked for a fresh URL where the job's own has expired.
     refresh_webhook: str | None = None
+    #: Which of the job's sources `url` is.
+    source: int = 0
+    #: Asked where `url` does not have the file.
+    mirrors: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,10 @@ class TransferOrder:
     grant: HostGrant | None = None
     #: How fast the agent may read under each limit that holds for the job.
     rates: tuple[RateGrant, ...] = ()
+    #: The job's other sources; `url` is the one that was pinned.
+    mirrors: tuple[Source, ...] = ()
+    #: Whether an object of this job did not have its checksum: only sources that show the same file are mixed then.
+    is_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +240,7 @@ class StripeDone:
     lease_id: str
     epoch: int
     job_id: str
+    left_out: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +262,8 @@ class Transferred:
     epoch: int
     job_id: str
     result: JobResult
+    #: Sources that were not read from any more, and why, in a word.
+    left_out: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +275,7 @@ class LeaseFailed:
     epoch: int
     job_id: str
     failure: Failure
+    left_out: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

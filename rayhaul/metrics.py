@@ -129,6 +129,9 @@ REQUEUES = Metric("rayhaul_requeues_total", _C, "Jobs handed back to the queue."
 EGRESS_DENIED = Metric("rayhaul_egress_denied_total", _C, "Outbound connections refused.", ("reason",))
 CHECKSUM_MISMATCHES = Metric("rayhaul_checksum_mismatches_total", _C, "Objects not published for their checksum.")
 ORPHAN_UPLOADS = Metric("rayhaul_orphan_uploads_aborted_total", _C, "Uploads aborted because no job needs them.")
+SOURCES_LEFT_OUT = Metric(
+    "rayhaul_sources_left_out_total", _C, "Sources of jobs with mirrors that were not read from any more.", ("reason",)
+)
 SOURCE_BYTES = Metric("rayhaul_source_bytes_total", _C, "Bytes read from sources.")
 SINK_BYTES = Metric("rayhaul_sink_bytes_total", _C, "Bytes written to the bucket.")
 LEDGER_COMMIT = Metric(

@@ -4,10 +4,11 @@ A host is `host:port` in lower case: two servers on one machine are two hosts. I
 cluster: the scheduler grants each agent a share, and agents tell what they use of it and what the host refused.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from rayhaul.job import Job
+from rayhaul.job import Job, JobSpec
 
 _PORTS = {"http": 80, "https": 443, "ftp": 21, "ftpes": 21, "ftps": 990, "sftp": 22}
 
@@ -31,6 +32,36 @@ def host_of_job(job: Job) -> str:
     return host_of(job.spec.url if job.metadata is None else job.metadata.final_url)
 
 
+def hosts_of_mirrors(job: Job) -> Sequence[str]:
+    """Return the hosts that bytes of the job may come from besides."""
+    if not job.spec.mirrors:
+        return []
+    main = 0 if job.metadata is None else job.metadata.source
+    hosts = [host_of(source.url) for source in sources_of(job.spec) if source.index != main]
+    return [host for host in dict.fromkeys(hosts) if host != host_of_job(job)]
+
+
+def sources_of(spec: JobSpec) -> Sequence["Source"]:
+    """Return where the file can be had: the job's URL, then its mirrors; headers are for the URL's own origin alone."""
+    own = _origin(spec.url)
+    return [
+        Source(index=index, url=url, headers=spec.headers if _origin(url) == own else {})
+        for index, url in enumerate((spec.url, *spec.mirrors))
+    ]
+
+
+def sources_from(spec: JobSpec, index: int) -> Sequence["Source"]:
+    """Return the sources from the one with that index on, in a circle."""
+    sources = sources_of(spec)
+    index %= len(sources)
+    return [*sources[index:], *sources[:index]]
+
+
+def _origin(url: str) -> tuple[str, str]:
+    """Return the origin of a URL (RFC 6454 4)."""
+    return urlsplit(url).scheme, host_of(url)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostGrant:
     """How many connections an agent may have at a host, from all its leases together."""
@@ -41,6 +72,18 @@ class HostGrant:
     version: int
     #: No request begins before this is over, seconds from now.
     pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One of the places where a job's file can be had."""
+
+    #: 0: the job's URL; n: its n-th mirror.
+    index: int
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: What the agent may use of its host; None: as many connections as it asks for.
+    grant: HostGrant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayhaul.job import Job
-from rayhaul.origins import host_of_job
+from rayhaul.origins import host_of_job, hosts_of_mirrors
 
 CLUSTER = "cluster"
 
@@ -36,11 +36,20 @@ class RateUse:
     version: int
 
 
+def limit_of_host(host: str) -> str:
+    return f"host:{host}"
+
+
+def is_of_host(limit: str, host: str) -> bool:
+    """Whether a limit holds for bytes from a host: all do but those of other hosts."""
+    return not limit.startswith("host:") or limit == limit_of_host(host)
+
+
 def limits_of(job: Job, *, host_bytes_per_s: int | None, cluster_bytes_per_s: int | None) -> Mapping[str, int]:
     """Return the limits that a lease of a job reads under, in bytes per second, the narrowest kind first."""
     limits = {
         f"job:{job.id}": job.spec.bandwidth_bytes_per_s,
-        f"host:{host_of_job(job)}": host_bytes_per_s,
+        **{limit_of_host(host): host_bytes_per_s for host in (host_of_job(job), *hosts_of_mirrors(job))},
         CLUSTER: cluster_bytes_per_s,
     }
     return {limit: bytes_per_s for limit, bytes_per_s in limits.items() if bytes_per_s is not None}

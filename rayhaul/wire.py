@@ -57,7 +57,9 @@ class JobRequest(_Request):
         json_schema_extra=_URI,
     )
     mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=_URI)]] = Field(
-        default=[], max_length=16, description="Other places of the same bytes."
+        default=[],
+        max_length=16,
+        description="Other places where the file may be had; read from where they are shown to have the same one.",
     )
     key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")
     filename: str | None = Field(
@@ -233,6 +235,13 @@ class ReceiptTimes(_Response):
     completed_at: Timestamp | None
 
 
+class ReceiptSource(_Response):
+    """One of a job's sources, and how many of the object's bytes came from it. No secrets."""
+
+    url: str
+    bytes: int
+
+
 class ReceiptView(_Response):
     """What a completed job moved from where to where, and by what it was compared. No secrets."""
 
@@ -252,6 +261,8 @@ class ReceiptView(_Response):
     #: What the caller asked to compare with, and what the source told.
     checksum: str | None
     parts: int
+    #: Which of the job's sources brought how much; empty where it has no mirrors.
+    sources: list[ReceiptSource] = []
     times: ReceiptTimes
     #: All that moved bytes of it, in any attempt.
     agents: list[str]

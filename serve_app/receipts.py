@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from rayhaul.errors import Conflict
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus
+from rayhaul.origins import sources_of
 from rayhaul.redaction import redacted
-from rayhaul.wire import ReceiptTimes, ReceiptView, ValidatorView
+from rayhaul.wire import ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
 from serve_app.auth import Caller
 from serve_app.openapi import problems_of
 from serve_app.replica import PathId, replica_of
@@ -30,6 +31,7 @@ async def job_receipt(request: Request, caller: Caller, job_id: PathId) -> Respo
 def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
     result, source = job.result, job.metadata
     assert result is not None, "only a completed job has a receipt"
+    urls = [source.url for source in sources_of(job.spec)]
     started = [str(event.payload.get("agent", "")) for event in history if event.event is JobEvent.STARTED]
     return ReceiptView(
         job_id=job.id,
@@ -47,6 +49,9 @@ def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
         crc64nvme=result.crc64nvme,
         checksum=job.spec.checksum,
         parts=result.parts_count,
+        sources=[
+            ReceiptSource(url=redacted(urls[source]), bytes=bytes_count) for source, bytes_count in result.sources
+        ],
         times=ReceiptTimes(created_at=job.created_at, started_at=job.started_at, completed_at=job.completed_at),
         agents=[agent for agent in dict.fromkeys([*started, *job.agents]) if agent],
         attempt=job.attempt,

@@ -53,7 +53,7 @@ class HostGate:
 
         Raises: SourceBusy where there is none for too long. One out of the block is the host's own.
         """
-        if self._line or not self._is_free():
+        if not self.is_free:
             await self._wait(waiting)
         self.used += 1
         try:
@@ -81,6 +81,11 @@ class HostGate:
             refused_ago_s=None if self.refused_at_s is None else now_s - self.refused_at_s,
             pause_s=max(0.0, self._refused_until_s - now_s),
         )
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request that comes now would not have to wait."""
+        return not self._line and self._is_free()
 
     @property
     def is_idle(self) -> bool:

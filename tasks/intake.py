@@ -1,23 +1,26 @@
-"""What one order reads from its source: at its paces, counted as progress, by a fresh link where one has expired."""
+"""What one order reads from its sources: at its paces, counted as progress, by a fresh link where one has expired."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from typing import Self
 
-from rayhaul.errors import SourceError, SourceStalled
+from rayhaul.errors import EgressDenied, RayhaulError, SourceError, SourceStalled
+from rayhaul.job import Metadata
 from rayhaul.lease import TransferOrder
+from rayhaul.metrics import Meter
+from rayhaul.settings import SourceSettings
 from tasks.bucket_rules import StoredObject
-from tasks.gates import HostGate
+from tasks.gates import Gates
 from tasks.lease_control import LeaseControl
-from tasks.links import Link, Links, Refresh
+from tasks.links import Link, Refresh
+from tasks.mirrors import Supplies, Supply
 from tasks.pace import Line
 from tasks.transports import Transports
 
-#: What a lease does while its host has no connection for it.
-AT_GATE = "waiting for a connection to its host"
-
-OpenAt = Callable[[Link], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+#: Opens a body at a link; it must show the version that is pinned of its source.
+OpenAt = Callable[[Link, Metadata], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 class Intake:
@@ -25,43 +28,77 @@ class Intake:
         self,
         order: TransferOrder,
         transports: Transports,
+        source: SourceSettings,
         control: LeaseControl,
         *,
         line: Line,
+        meter: Meter,
         refresh: Refresh | None = None,
-        gate: HostGate | None = None,
+        gates: Gates | None = None,
     ) -> None:
-        self._order = order
         self._transports = transports
-        self._control = control
-        self._gate = gate
-        self._links = Links(
-            Link(order.url, order.headers),
-            context=order.context,
-            pin=order.pin,
-            receiver=order.refresh_webhook,
-            refresh=refresh,
+        self.control = control
+        self.checksum_tells = order.checksum is not None
+        self.supplies = Supplies(
+            order, transports, source, control, line=line, gates=gates, refresh=refresh, meter=meter
         )
-        #: One for all connections of the order.
-        self._line = line
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.supplies.close()
 
     @property
     def stored(self) -> StoredObject | None:
-        """The object in our own store that the bytes are of; None of any other source. Raises: EgressDenied."""
-        return self._transports.stored(self._links.current.url)
+        """The object in our own store that is the main source; None of any other source. Raises: EgressDenied."""
+        return self._transports.stored(self.supplies.main.links.current.url)
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the main source's connections."""
+        return self.supplies.main.turn(self.control)
+
+    def begin_to_look(self) -> None:
+        """Look at the mirrors meanwhile: there are parts for them."""
+        self.supplies.begin_to_look()
+
+    async def looked(self) -> None:
+        """Return when it is known what mirrors there are, or that takes too long to be waited for."""
+        await self.supplies.looked()
+
+    def reading(self) -> "Reading":
+        """Return the way of one part, or of the whole."""
+        return Reading(self, self._transports)
+
+
+class Reading:
+    """One part's way from the sources, or the whole's. It knows which of them were asked for it in this round."""
+
+    def __init__(self, intake: Intake, transports: Transports) -> None:
+        self._supplies = intake.supplies
+        self._control = intake.control
+        self._checksum_tells = intake.checksum_tells
+        self._transports = transports
+        self._asked: set[int] = set()
+        self._is_ranged = True
+        #: The source that was asked last.
+        self.source = self._supplies.main.index
 
     def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
 
         Raises: as `Transport.open_range`.
         """
+        self._is_ranged = True
         return self._flow(
-            lambda link: self._transports.by(link.url).open_range(
+            lambda link, pin: self._transports.by(link.url).open_range(
                 link,
-                pin=self._order.pin,
+                pin=pin,
                 first_byte=first_byte,
                 end_byte=end_byte,
-                checksum_tells=self._order.checksum is not None,
+                checksum_tells=self._checksum_tells,
             )
         )
 
@@ -70,37 +107,50 @@ class Intake:
 
         Raises: as `Transport.open_whole`.
         """
-        return self._flow(lambda link: self._transports.by(link.url).open_whole(link, pin=self._order.pin))
+        self._is_ranged = False
+        return self._flow(lambda link, pin: self._transports.by(link.url).open_whole(link, pin=pin))
+
+    async def counts(self, error: RayhaulError) -> RayhaulError | None:
+        """Return what a failure of the last block means for the part; None: another source is to be asked at once."""
+        if not isinstance(error, SourceError | EgressDenied):
+            return error
+        self._asked.add(self.source)
+        if await self._supplies.pick(self._asked, ranges=self._is_ranged) is not None:
+            return None
+        self._asked.clear()
+        return self._supplies.verdict(error, ranges=self._is_ranged)
 
     @asynccontextmanager
     async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.turn())
-            flow = _Flow(await self._opened(stack, open_at), self._line, self._control)
+        supply = await self._supplies.pick(self._asked, ranges=self._is_ranged) or self._supplies.main
+        self.source = supply.index
+        flow = _Flow(supply, self._control, self._crawls)
+        with supply.in_use():
             try:
-                yield flow
-            except BaseException:
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(supply.turn(self._control))
+                    flow.begin(await _opened(stack, supply, open_at))
+                    yield flow
+            except BaseException as error:
                 self._control.progress(-flow.bytes_counted)
+                if isinstance(error, SourceError | EgressDenied):
+                    self._supplies.failed(supply, error, bytes_count=flow.bytes_counted, waited_s=flow.waited_s)
                 raise
+        supply.standing = supply.standing.delivered(flow.bytes_counted, flow.waited_s)
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Hold one of the host's connections."""
-        if self._gate is None:
-            yield
-            return
-        async with self._gate.turn(lambda: self._control.doing(AT_GATE)):
-            self._control.doing("moving bytes")
-            yield
+    def _crawls(self, supply: Supply, bytes_count: int, waited_s: float) -> bool:
+        return self._is_ranged and self._supplies.crawls(supply, bytes_count, waited_s)
 
-    async def _opened(self, stack: AsyncExitStack, open_at: OpenAt) -> AsyncIterator[bytes]:
-        while True:
-            link = self._links.current
-            try:
-                return await stack.enter_async_context(open_at(link))
-            except SourceError as error:
-                if not await self._links.are_fresh_after(link, error):
-                    raise
+
+async def _opened(stack: AsyncExitStack, supply: Supply, open_at: OpenAt) -> AsyncIterator[bytes]:
+    assert supply.pin is not None, "only a source that was looked at is read from"
+    while True:
+        link = supply.links.current
+        try:
+            return await stack.enter_async_context(open_at(link, supply.pin))
+        except SourceError as error:
+            if not await supply.links.are_fresh_after(link, error):
+                raise
 
 
 class UploadIdle(SourceStalled):
@@ -127,12 +177,18 @@ class Steady:
 
 
 class _Flow:
-    def __init__(self, body: AsyncIterator[bytes], line: Line, control: LeaseControl) -> None:
-        self._body = body
-        self._line = line
+    def __init__(self, supply: Supply, control: LeaseControl, crawls: Callable[[Supply, int, float], bool]) -> None:
+        self._supply = supply
         self._control = control
+        self._crawls = crawls
+        self._body: AsyncIterator[bytes] | None = None
         self._rest = memoryview(b"")
         self.bytes_counted = 0
+        #: Time spent waiting for the source; our own paces are not its fault.
+        self.waited_s = 0.0
+
+    def begin(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
 
     def __aiter__(self) -> Self:
         return self
@@ -144,12 +200,25 @@ class _Flow:
         return piece
 
     async def _next(self) -> bytes:
-        piece_bytes_max = self._line.piece_bytes_max
+        line = self._supply.line
+        piece_bytes_max = line.piece_bytes_max
         if piece_bytes_max is None:
-            return await anext(self._body)
+            return await self._read()
         if not self._rest:
-            self._rest = memoryview(await anext(self._body))
+            self._rest = memoryview(await self._read())
         piece = bytes(self._rest[:piece_bytes_max])
         self._rest = self._rest[len(piece) :]
-        await self._line.pass_on(len(piece))
+        await line.pass_on(len(piece))
+        return piece
+
+    async def _read(self) -> bytes:
+        assert self._body is not None, "it was begun"
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        try:
+            piece = await anext(self._body)
+        finally:
+            self.waited_s += clock() - began_s
+        if self._crawls(self._supply, self.bytes_counted + len(piece), self.waited_s):
+            raise SourceStalled("The source is much slower than another one that has the file.")
         return piece

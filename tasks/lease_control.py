@@ -47,6 +47,10 @@ class LeaseControl(Protocol):
         """Count bytes that are safe or on their way; negative where some have to be moved again."""
         ...
 
+    def left_out(self, source: int, why: str) -> None:
+        """Note that one of the job's sources is not read from any more, and why, in a word."""
+        ...
+
     def doing(self, what: str) -> None:
         """Note, for a person or a watchdog that asks, what the lease is doing from now on."""
         ...
@@ -77,33 +81,50 @@ class Tries:
         self._sink_budget = sink_budget
         self._source_budget = source_budget
 
-    async def again(self, try_once: Callable[[], Awaitable[T]]) -> T:
-        """Return what one try returned, of at most `part_attempts_max`. Raises: RayhaulError."""
+    async def again(
+        self,
+        try_once: Callable[[], Awaitable[T]],
+        *,
+        counts: Callable[[RayhaulError], Awaitable[RayhaulError | None]] | None = None,
+    ) -> T:
+        """Return what one try returned, of at most `part_attempts_max`.
+
+        `counts` says what a failure means for the whole step; None: it goes on at once, and that was no try.
+        Raises: RayhaulError.
+        """
         attempt = 0
         while True:
             attempt += 1
             self._control.check()
             try:
                 done = await try_once()
-            except ENDS_LEASE:
-                raise
-            except RayhaulError as error:
-                if not error.retryable:
-                    raise
-                if attempt >= self._settings.part_attempts_max:
-                    if isinstance(error, SinkError):
-                        self._meter.inc(SINK_RETRIES_EXHAUSTED)
-                    raise
-                _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
-                budget = self._sink_budget if isinstance(error, SinkError) else self._source_budget
-                backoff_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
-                delay_s = max(backoff_s, budget.take(asyncio.get_running_loop().time()))
-                if delay_s > _WAIT_S_MAX:
-                    # So long a wait needs no slot: the job waits in the queue.
-                    raise
+            except RayhaulError as caught:
+                failed = caught
             else:
                 self._source_budget.succeeded()
                 return done
+            error = failed if counts is None else await counts(failed)
+            if error is None:
+                attempt -= 1
+                continue
+            delay_s = self._delay_s(error, attempt)
             self._control.doing("waiting to try again")
             await asyncio.sleep(delay_s)
             self._control.doing("moving bytes")
+
+    def _delay_s(self, error: RayhaulError, attempt: int) -> float:
+        """Return the time until the next try. Raises: the error, where there is none."""
+        if isinstance(error, ENDS_LEASE) or not error.retryable:
+            raise error
+        if attempt >= self._settings.part_attempts_max:
+            if isinstance(error, SinkError):
+                self._meter.inc(SINK_RETRIES_EXHAUSTED)
+            raise error
+        _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
+        budget = self._sink_budget if isinstance(error, SinkError) else self._source_budget
+        backoff_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
+        delay_s = max(backoff_s, budget.take(asyncio.get_running_loop().time()))
+        if delay_s > _WAIT_S_MAX:
+            # So long a wait needs no slot: the job waits in the queue.
+            raise error
+        return delay_s

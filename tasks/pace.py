@@ -8,12 +8,12 @@ Laws of this file:
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from rayhaul.rates import RateGrant, RateUse
+from rayhaul.rates import RateGrant, RateUse, is_of_host
 
 #: Burst of a paced flow, and the longest silence between two of its pieces, unless they are of the smallest size.
 _STEP_S = 0.25
@@ -101,26 +101,33 @@ class Pace:
 class Line:
     """Where one lease waits for its pieces to pass, at all the paces that hold for it."""
 
-    def __init__(self, paces: Iterable[Pace]) -> None:
-        self._turns = [(pace, asyncio.Lock()) for pace in paces]
+    def __init__(self, paces: Mapping[str, Pace]) -> None:
+        """`paces` by what they limit, as in RateGrant."""
+        self._turns = {limit: (pace, asyncio.Lock()) for limit, pace in paces.items()}
 
     def __enter__(self) -> Self:
-        for pace, _ in self._turns:
+        for pace, _ in self._turns.values():
             pace.lines_count += 1
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for pace, _ in self._turns:
+        for pace, _ in self._turns.values():
             pace.lines_count -= 1
+
+    def towards(self, host: str) -> "Line":
+        """Return the same line as far as it holds for bytes from one host."""
+        found = Line({})
+        found._turns = {limit: turn for limit, turn in self._turns.items() if is_of_host(limit, host)}
+        return found
 
     @property
     def piece_bytes_max(self) -> int | None:
         """None: pieces may have any size."""
-        return min((pace.piece_bytes_max for pace, _ in self._turns), default=None)
+        return min((pace.piece_bytes_max for pace, _ in self._turns.values()), default=None)
 
     async def pass_on(self, bytes_count: int) -> None:
         """Return when a piece may pass."""
-        for pace, turn in self._turns:
+        for pace, turn in self._turns.values():
             async with turn:
                 await pace.take(bytes_count)
 
@@ -133,14 +140,14 @@ class Paces:
         self._paces: dict[str, Pace] = {}
         self._versions: dict[str, int] = {}
 
-    def of(self, grants: Iterable[RateGrant]) -> Sequence[Pace]:
+    def of(self, grants: Iterable[RateGrant]) -> Mapping[str, Pace]:
         """Return what a lease with these grants goes by, the process's own pace included."""
-        found = []
+        found = {}
         for grant in grants:
             self._paces.setdefault(grant.limit, Pace(grant.bytes_per_s))
             self._take(grant)
-            found.append(self._paces[grant.limit])
-        return found if self._own is None else [*found, self._own]
+            found[grant.limit] = self._paces[grant.limit]
+        return found if self._own is None else {**found, "agent": self._own}
 
     def take(self, grants: Iterable[RateGrant]) -> None:
         """Go by what the scheduler grants. Of a limit that nothing is read under here any more, nothing is needed."""

@@ -10,11 +10,12 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from types import MappingProxyType
 
 from awscrt.checksums import crc64nvme
 
@@ -29,8 +30,8 @@ from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
 from tasks.copying import CopyUnknown
 from tasks.egress import GuardedClient
-from tasks.gates import HostGate
-from tasks.intake import Intake, Steady, UploadIdle
+from tasks.gates import Gates
+from tasks.intake import Intake, Reading, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.links import Refresh
 from tasks.pace import Line, Pace
@@ -43,6 +44,8 @@ from tasks.upload import Upload
 __all__ = ["LeaseControl", "transfer"]
 
 _log = logging.getLogger(__name__)
+
+NO_PACES: Mapping[str, Pace] = MappingProxyType({})
 
 
 async def transfer(
@@ -57,14 +60,15 @@ async def transfer(
     rng: Random,
     stripe: Stripe | None = None,
     refresh: Refresh | None = None,
-    gate: HostGate | None = None,
-    paces: Sequence[Pace] = (),
+    gates: Gates | None = None,
+    paces: Mapping[str, Pace] = NO_PACES,
     transports: Transports | None = None,
 ) -> JobResult | None:
     """Carry out one order and return the published, verified object; None where the commit is for others.
 
-    `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the host's `gate`,
-    and bytes come at `paces`. `transports` are the ways to a source; None: HTTP alone, by `client`.
+    `stripe` is the order's, as others may trim it meanwhile; None: nobody does. Requests go through the `gates` of
+    their hosts, and bytes come at `paces`, by what they limit. `transports` are the ways to a source; None: HTTP alone,
+    by `client`.
     Raises: RayhaulError; LeaseLost among them, after which nothing more is written.
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
@@ -78,9 +82,11 @@ async def transfer(
         source_budget=client.budget_of(order.url, settings),
     )
     line = Line(paces)
+    ways = transports or Transports(client)
+    intake = Intake(order, ways, client.source, control, line=line, meter=sink.meter, refresh=refresh, gates=gates)
     running = _Transfer(
         order,
-        intake=Intake(order, transports or Transports(client), control, line=line, refresh=refresh, gate=gate),
+        intake=intake,
         upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
         stripe=stripe,
         control=control,
@@ -90,8 +96,9 @@ async def transfer(
         expected=expected,
     )
     try:
-        with line:
-            return await running.run()
+        async with intake:
+            with line:
+                return await running.run()
     except BaseExceptionGroup as group:
         raise _weightiest(group) from group
     finally:
@@ -105,6 +112,8 @@ class _Part:
     data: bytearray
     granted_bytes: int
     is_last: bool
+    #: Which of the job's sources brought it.
+    source: int
 
 
 class _Transfer:
@@ -175,17 +184,25 @@ class _Transfer:
         await self._upload.open(parts_count=plan.parts_count)
         numbers = range(1, plan.parts_count + 1)
         open_count = self._stripe.fill(number for number in numbers if number not in self._upload.done)
+        if open_count > 1:
+            self._intake.begin_to_look()
         async with asyncio.TaskGroup() as lanes:
-            for _ in range(min(self._order.connections, open_count)):
-                lanes.create_task(self._lane(plan))
+            for index in range(min(self._order.connections, open_count)):
+                lanes.create_task(self._lane(plan, is_first=index == 0))
         if not self._stripe.is_whole(plan.parts_count):
             return None
         self._stripe.fix()
         return await self._upload.commit(parts_count=plan.parts_count, sha256=None)
 
-    async def _lane(self, plan: PartPlan) -> None:
+    async def _lane(self, plan: PartPlan, *, is_first: bool) -> None:
+        if not is_first:
+            # Else all of them would have begun with a source that may be the slowest.
+            await self._intake.looked()
         while (number := self._stripe.take()) is not None:
-            await self._tries.again(partial(self._stream, number, *byte_range(plan, number)))
+            reading = self._intake.reading()
+            await self._tries.again(
+                partial(self._stream, reading, number, *byte_range(plan, number)), counts=reading.counts
+            )
 
     def _keep_whole(self) -> None:
         """Give nothing up from now on. Raises: SourceFailed where others have parts of the file already."""
@@ -193,16 +210,17 @@ class _Transfer:
             raise SourceFailed("The source does not serve ranges here; others go on with it.")
         self._stripe.fix()
 
-    async def _stream(self, number: int, first_byte: int, end_byte: int) -> None:
+    async def _stream(self, reading: Reading, number: int, first_byte: int, end_byte: int) -> None:
         with child("part", attributes={"part": number, "bytes": end_byte - first_byte}):
             if self._reads_ahead:
-                await self._send_ahead(number, first_byte, end_byte)
+                await self._send_ahead(reading, number, first_byte, end_byte)
                 return
             if await self._copied(number, first_byte, end_byte):
                 return
             try:
-                async with self._intake.range(first_byte, end_byte) as body:
-                    await self._upload.send(number, end_byte - first_byte, Steady(body, self._put_idle_s_max))
+                async with reading.range(first_byte, end_byte) as body:
+                    steady = Steady(body, self._put_idle_s_max)
+                    await self._upload.send(number, end_byte - first_byte, steady, source=reading.source)
             except UploadIdle:
                 _log.info("the source makes an upload idle: parts are read before they are sent")
                 self._reads_ahead = True
@@ -223,12 +241,12 @@ class _Transfer:
             return False
         return True
 
-    async def _send_ahead(self, number: int, first_byte: int, end_byte: int) -> None:
+    async def _send_ahead(self, reading: Reading, number: int, first_byte: int, end_byte: int) -> None:
         granted_bytes = await self._hold(end_byte - first_byte)
         try:
-            data = await self._fetch_range(first_byte, end_byte)
+            data = await self._fetch_range(reading, first_byte, end_byte)
             try:
-                await self._upload.send(number, len(data), data)
+                await self._upload.send(number, len(data), data, source=reading.source)
             except BaseException:
                 self._control.progress(-len(data))
                 raise
@@ -251,8 +269,9 @@ class _Transfer:
         self._keep_whole()
         async with AsyncExitStack() as stack:
             # Only what fails before the first byte is tried again here: the rest would have to begin anew.
-            body = await self._tries.again(lambda: stack.enter_async_context(self._intake.whole()))
-            parts = await stack.enter_async_context(aclosing(self._cut(body)))
+            reading = self._intake.reading()
+            body = await self._tries.again(lambda: stack.enter_async_context(reading.whole()), counts=reading.counts)
+            parts = await stack.enter_async_context(aclosing(self._cut(body, reading.source)))
             first = await anext(parts)
             if first.is_last and not (self._upload.has_session and first.data):
                 return await self._put(first)
@@ -264,15 +283,16 @@ class _Transfer:
     async def _in_one_put(self, size_bytes: int) -> JobResult:
         self._keep_whole()
         granted_bytes = await self._hold(size_bytes)
-        data = await self._tries.again(self._fetch_whole)
-        return await self._put(_Part(data, granted_bytes, is_last=True))
+        reading = self._intake.reading()
+        data = await self._tries.again(partial(self._fetch_whole, reading), counts=reading.counts)
+        return await self._put(_Part(data, granted_bytes, is_last=True, source=reading.source))
 
     # --- parts in memory ---
 
     async def _put(self, part: _Part) -> JobResult:
         await self._hash(part.data)
         self._hasher.check()
-        result = await self._upload.put(part.data, sha256=self._hasher.sha256)
+        result = await self._upload.put(part.data, sha256=self._hasher.sha256, source=part.source)
         self._free(part.granted_bytes)
         return result
 
@@ -303,7 +323,8 @@ class _Transfer:
             self._control.progress(-kept.size_bytes)
         if kept is None or (kept.size_bytes, kept.crc64nvme) != (len(part.data), crc64nvme(part.data)):
             with child("part", attributes={"part": number, "bytes": len(part.data)}):
-                await self._tries.again(partial(self._upload.send, number, len(part.data), part.data))
+                sending = partial(self._upload.send, number, len(part.data), part.data, source=part.source)
+                await self._tries.again(sending)
         self._unplaced_bytes -= len(part.data)
         self._free(part.granted_bytes)
 
@@ -312,10 +333,12 @@ class _Transfer:
         for number in range(1, plan.parts_count + 1):
             first_byte, end_byte = byte_range(plan, number)
             granted_bytes = await self._hold(end_byte - first_byte)
-            data = await self._tries.again(partial(self._fetch_range, first_byte, end_byte))
-            yield self._read(data, granted_bytes, is_last=number == plan.parts_count)
+            reading = self._intake.reading()
+            fetching = partial(self._fetch_range, reading, first_byte, end_byte)
+            data = await self._tries.again(fetching, counts=reading.counts)
+            yield self._read(data, granted_bytes, is_last=number == plan.parts_count, source=reading.source)
 
-    async def _cut(self, body: AsyncIterator[bytes]) -> AsyncGenerator[_Part, None]:
+    async def _cut(self, body: AsyncIterator[bytes], source: int) -> AsyncGenerator[_Part, None]:
         """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""
         part_bytes = self._order.part_bytes
         size_bytes = 0
@@ -326,25 +349,25 @@ class _Transfer:
             rest = memoryview(piece)
             while rest:
                 if len(data) == part_bytes:
-                    yield self._read(data, granted_bytes, is_last=False)
+                    yield self._read(data, granted_bytes, is_last=False, source=source)
                     granted_bytes, data = await self._hold(part_bytes), bytearray()
                 taken = rest[: part_bytes - len(data)]
                 data += taken
                 rest = rest[len(taken) :]
-        yield self._read(data, granted_bytes, is_last=True)
+        yield self._read(data, granted_bytes, is_last=True, source=source)
 
-    def _read(self, data: bytearray, granted_bytes: int, *, is_last: bool) -> _Part:
+    def _read(self, data: bytearray, granted_bytes: int, *, is_last: bool, source: int) -> _Part:
         self._unplaced_bytes += len(data)
-        return _Part(data, granted_bytes, is_last)
+        return _Part(data, granted_bytes, is_last, source)
 
-    async def _fetch_range(self, first_byte: int, end_byte: int) -> bytearray:
+    async def _fetch_range(self, reading: Reading, first_byte: int, end_byte: int) -> bytearray:
         with child("read", Kind.CLIENT, {"bytes": end_byte - first_byte}):
-            async with self._intake.range(first_byte, end_byte) as body:
+            async with reading.range(first_byte, end_byte) as body:
                 return await _joined(body)
 
-    async def _fetch_whole(self) -> bytearray:
+    async def _fetch_whole(self, reading: Reading) -> bytearray:
         with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):
-            async with self._intake.whole() as body:
+            async with reading.whole() as body:
                 return await _joined(body)
 
     async def _hash(self, data: bytearray) -> None:

@@ -8,6 +8,7 @@ Laws of this file:
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -100,8 +101,11 @@ class Upload:
     def _bytes_of(self, parts: Iterable[PartDone]) -> int:
         return sum(part.size_bytes for part in parts if part.number in self._stripe)
 
-    async def send(self, number: int, size_bytes: int, body: Body) -> None:
-        """Send one part, once, and report it. Raises: SinkError; LeaseLost; what iterating the body raises."""
+    async def send(self, number: int, size_bytes: int, body: Body, *, source: int = 0) -> None:
+        """Send one part, that came from one of the job's sources, once, and report it.
+
+        Raises: SinkError; LeaseLost; what iterating the body raises.
+        """
         session = self._session
         assert session is not None, "not opened"
         self._control.check()
@@ -112,6 +116,7 @@ class Upload:
             size_bytes=size_bytes,
             etag=put.etag,
             crc64nvme=put.crc64nvme,
+            source=source,
         )
         self.done[number] = part
         await self._control.parts_done([part])
@@ -136,6 +141,7 @@ class Upload:
             size_bytes=wanted.size_bytes,
             etag=copied.etag,
             crc64nvme=copied.crc64nvme,
+            source=self._order.pin.source,
         )
         self.done[number] = part
         self._control.progress(part.size_bytes)
@@ -170,9 +176,12 @@ class Upload:
         with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
             found = await self._verified(session, parts, told_etag, crc)
         crc = found.crc64nvme if crc is None else crc
-        return self._result(size_bytes, found.etag, crc, sha256=sha256, parts_count=parts_count)
+        sources = Counter[int]()
+        for part in parts:
+            sources[part.source] += part.size_bytes
+        return self._result(size_bytes, found.etag, crc, sha256=sha256, parts_count=parts_count, sources=sources)
 
-    async def put(self, data: bytearray, *, sha256: str | None) -> JobResult:
+    async def put(self, data: bytearray, *, sha256: str | None, source: int = 0) -> JobResult:
         """Publish an object in one PUT; its MD5 goes along, so the store verifies it before it is seen.
 
         Raises: ChecksumMismatch; LeaseLost; SinkError.
@@ -184,7 +193,7 @@ class Upload:
                 stands = await self._sink.head(self._order.key)
                 self._replaces = None if stands is None else stands.etag
             etag = await self._tries.again(partial(self._put_once, data))
-        return self._result(len(data), etag, crc, sha256=sha256, parts_count=1)
+        return self._result(len(data), etag, crc, sha256=sha256, parts_count=1, sources={source: len(data)})
 
     async def _put_once(self, data: bytearray) -> str:
         """Put the object in the place of what we know to stand there, and of nothing else; return its ETag.
@@ -310,8 +319,16 @@ class Upload:
         return found
 
     def _result(
-        self, size_bytes: int, etag: str, crc: int | None, *, sha256: str | None, parts_count: int
+        self,
+        size_bytes: int,
+        etag: str,
+        crc: int | None,
+        *,
+        sha256: str | None,
+        parts_count: int,
+        sources: Mapping[int, int],
     ) -> JobResult:
+        has_mirrors = bool(self._order.mirrors)
         return JobResult(
             bucket=self._order.bucket,
             key=self._order.key,
@@ -320,6 +337,7 @@ class Upload:
             sha256=sha256,
             crc64nvme=None if crc is None else crc_text(crc),
             parts_count=parts_count,
+            sources=tuple(sorted(sources.items())) if has_mirrors else (),
         )
 
     def _metadata(self) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import actors.draft
+import rayhaul.policy.mirrors
 import rayhaul.policy.retry
 import tasks.bodies
 import tasks.bucket_rules
@@ -153,6 +154,11 @@ NULLS = {
         "the store must have received what was sent",
         _is(tasks.outgoing.Outgoing, "check_received", lambda _self, headers: headers.get("ETag", "").strip('"')),
         "tests/integration/test_sink.py::test_a_part_changed_on_its_way_is_noticed",
+    ),
+    "mirror": Null(
+        "sources are mixed only where they have the same file",
+        _is(rayhaul.policy.mirrors, "match", lambda *_args: rayhaul.policy.mirrors.Match.SAME),
+        "tests/integration/test_faults_mirrors.py::test_a_mirror_of_which_nothing_is_known",
     ),
     "checksum": Null(
         "a checksum is compared before publishing",

@@ -9,6 +9,7 @@ from rayhaul.metrics import (
     REQUEUES,
     SINK_BYTES,
     SOURCE_BYTES,
+    SOURCES_LEFT_OUT,
 )
 
 _SOURCE = 'fault="source"'
@@ -68,6 +69,13 @@ _TROUBLE = Row(
             "ports.",
             unit="cpm",
             queries=(Query(expr=per_minute(EGRESS_DENIED, by="reason"), legend="{{reason}}"),),
+        ),
+        Panel(
+            title="Sources left out",
+            description="Sources a minute, of jobs with mirrors, that were not read from any more: another file, "
+            "nothing that shows it to be the same (doubtful), or what they failed with.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(SOURCES_LEFT_OUT, by="reason"), legend="{{reason}}"),),
         ),
         Panel(
             title="Metadata within 15 s",

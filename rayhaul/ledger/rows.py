@@ -73,6 +73,7 @@ def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Value
         "fetch_ms": metadata.fetch_ms,
         "digest": metadata.digest,
         "described_by": metadata.described_by,
+        "source": metadata.source,
     }
 
 
@@ -89,7 +90,13 @@ def _result_document(result: JobResult) -> Values:
         "sha256": result.sha256,
         "crc64nvme": result.crc64nvme,
         "parts_count": result.parts_count,
+        "sources": result.sources,
     }
+
+
+def _result(document: Mapping[str, Any]) -> JobResult:
+    sources = tuple((source, bytes_count) for source, bytes_count in document.get("sources", ()))
+    return JobResult(**{**document, "sources": sources})
 
 
 def _failure_document(failure: Failure) -> Values:
@@ -158,7 +165,7 @@ def job(row: Any, sealer: Sealer) -> Job:
         key=row.key,
         traceparent=row.traceparent,
         metadata=None if row.metadata is None else _metadata(row.metadata, row.id, sealer),
-        result=None if row.result is None else JobResult(**row.result),
+        result=None if row.result is None else _result(row.result),
         error=None if row.error is None else _failure(row.error),
         attempt=row.attempt,
         requeues=row.requeues,
@@ -233,6 +240,7 @@ def part_values(part: PartDone) -> Values:
         "size_bytes": part.size_bytes,
         "etag": part.etag,
         "crc64nvme": part.crc64nvme,
+        "source": part.source,
     }
 
 
@@ -243,6 +251,7 @@ def part(row: Any) -> PartDone:
         size_bytes=row.size_bytes,
         etag=row.etag,
         crc64nvme=row.crc64nvme,
+        source=row.source,
     )
 
 

@@ -206,6 +206,7 @@ parts = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("etag", sa.Text, nullable=False),
     sa.Column("crc64nvme", Unsigned64),
+    sa.Column("source", sa.Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from types import MappingProxyType
+from typing import Any
 
 import aiohttp
 import pytest
@@ -54,6 +55,8 @@ class Control:
     parts: list[PartDone] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     doings: list[str] = field(default_factory=list)
+    #: Why sources were left out.
+    reasons: dict[int, str] = field(default_factory=dict)
     #: Called when a part is reported.
     on_part: Callable[[], object] = field(default=lambda: None)
     bytes_done: int = 0
@@ -80,6 +83,9 @@ class Control:
     def doing(self, what: str) -> None:
         self.doings.append(what)
 
+    def left_out(self, source: int, why: str) -> None:
+        self.reasons[source] = why
+
     async def ask_commit(self) -> None:
         self.step("commit")
 
@@ -102,7 +108,7 @@ class Bench:
         self.sink = side.sink
         self.memory = ByteBudget(MEMORY)
         self.refresh: Refresh | None = None
-        self.paces: Sequence[Pace] = ()
+        self.paces: Mapping[str, Pace] = {}
         #: None: HTTP alone.
         self.transports: Transports | None = None
         self.prefix = f"test/{uuid.uuid4()}"
@@ -225,6 +231,23 @@ class Bench:
     def ranges(self) -> list[int]:
         """Return the part numbers whose ranges were asked for, in ascending order."""
         return sorted(seen.range[0] // PART + 1 for seen in self.origin.requests if seen.range is not None)
+
+
+@asynccontextmanager
+async def through(bench: Bench, *allow: str, **limits: Any) -> AsyncIterator[None]:
+    """Have the bench go through another client, with these limits, that may also reach `allow`."""
+    usual = bench.client
+    async with GuardedClient(
+        EgressSettings(allow=(bench.origin.host_port, *allow)),
+        SourceSettings(**limits),
+        connections_max=4,
+        meter=usual._meter,
+    ) as client:
+        bench.client = client
+        try:
+            yield
+        finally:
+            bench.client = usual
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lease_bench import PART, SETTINGS, WAYS, Bench, Control, Side, running
+from lease_bench import PART, SETTINGS, WAYS, Bench, Control, Side, running, through
 from origin import Origin, content_sha256
 
 from rayhaul.errors import (
@@ -26,9 +25,8 @@ from rayhaul.errors import (
     SourceUnreachable,
 )
 from rayhaul.metrics import SOURCE_BYTES
-from rayhaul.settings import MIB, EgressSettings, SourceSettings
+from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
-from tasks.egress import GuardedClient
 from tasks.source import CorruptBody
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -46,23 +44,6 @@ async def side(store: Seaweed) -> AsyncIterator[Side]:
 @pytest.fixture
 def bench(side: Side) -> Bench:
     return Bench(side)
-
-
-@asynccontextmanager
-async def through(bench: Bench, *allow: str, **limits: Any) -> AsyncIterator[None]:
-    """Have the bench go through another client, with these limits, that may also reach `allow`."""
-    usual = bench.client
-    async with GuardedClient(
-        EgressSettings(allow=(bench.origin.host_port, *allow)),
-        SourceSettings(**limits),
-        connections_max=4,
-        meter=usual._meter,
-    ) as client:
-        bench.client = client
-        try:
-            yield
-        finally:
-            bench.client = usual
 
 
 def source_bytes(bench: Bench) -> float:

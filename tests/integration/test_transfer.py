@@ -146,7 +146,7 @@ async def test_ranges_refused_for_a_small_file(bench: Bench) -> None:
 async def test_bandwidth_is_limited(bench: Bench) -> None:
     """Two megabytes at four a second take half a second, less the burst, over however many connections."""
     order = await bench.order(2 * MIB)
-    bench.paces = [Pace(100 * MIB), Pace(4 * MIB)]
+    bench.paces = {"job": Pace(100 * MIB), "agent": Pace(4 * MIB)}
     began = time.monotonic()
     await bench.check(order, await bench.run(order), 2 * MIB)
     assert time.monotonic() - began >= 0.25

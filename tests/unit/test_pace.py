@@ -84,11 +84,11 @@ async def moved(lines: Sequence[tuple[Line, int]], until: int) -> tuple[Sequence
 async def test_many_connections_get_no_more_than_one() -> None:
     """Two leases at one pace, one of eight connections: each has half. What a job's own limit leaves, the other has."""
     own = Pace(200_000)
-    (many, one), took_s = await moved([(Line([own]), 8), (Line([own]), 1)], until=40)
+    (many, one), took_s = await moved([(Line({"own": own}), 8), (Line({"own": own}), 1)], until=40)
     assert many <= 2 * one
     assert many + one <= 200 * (took_s + 0.25) + 9
     own, narrow = Pace(200_000), Pace(20_000)
-    (held, free), took_s = await moved([(Line([narrow, own]), 8), (Line([own]), 1)], until=60)
+    (held, free), took_s = await moved([(Line({"job": narrow, "own": own}), 8), (Line({"own": own}), 1)], until=60)
     assert held <= 20 * (took_s + 0.25) + 1
     assert free == 60
 
@@ -96,10 +96,10 @@ async def test_many_connections_get_no_more_than_one() -> None:
 async def test_pieces_are_cut_for_those_in_line() -> None:
     """A quarter of a second's worth, divided between the leases; the narrowest pace says."""
     wide, narrow = Pace(8_000_000), Pace(800_000)
-    assert Line([]).piece_bytes_max is None
-    with Line([wide]) as line:
+    assert Line({}).piece_bytes_max is None
+    with Line({"own": wide}) as line:
         assert line.piece_bytes_max == 2_000_000
-        with Line([wide]), Line([wide, narrow]) as third:
+        with Line({"own": wide}), Line({"own": wide, "job": narrow}) as third:
             assert line.piece_bytes_max == 2_000_000 // 3
             assert third.piece_bytes_max == 200_000
     assert Pace(0).piece_bytes_max == 4 * 1024
@@ -108,13 +108,21 @@ async def test_pieces_are_cut_for_those_in_line() -> None:
 async def test_the_newest_grant_counts() -> None:
     """Also where it comes before an older one; what no lease needs is forgotten."""
     paces = Paces(own_bytes_per_s=10)
-    job, own = paces.of([RateGrant(limit="job:1", bytes_per_s=100, version=3)])
-    assert (job.bytes_per_s, own.bytes_per_s) == (100, 10)
+    of_job, own = paces.of([RateGrant(limit="job:1", bytes_per_s=100, version=3)]).values()
+    assert (of_job.bytes_per_s, own.bytes_per_s) == (100, 10)
     paces.take(
         [RateGrant(limit="job:1", bytes_per_s=700, version=2), RateGrant(limit="job:2", bytes_per_s=1, version=9)]
     )
-    assert job.bytes_per_s == 100
+    assert of_job.bytes_per_s == 100
     paces.take([RateGrant(limit="job:1", bytes_per_s=50, version=4)])
     assert [(use.limit, use.granted, use.version) for use in paces.uses({"job:1"}, 0.0)] == [("job:1", 50, 4)]
     assert paces.uses(set(), 1.0) == ()
-    assert Paces().of([]) == []
+    assert Paces().of([]) == {}
+
+
+async def test_a_host_s_pace_is_for_its_bytes_alone() -> None:
+    """Bytes of another host do not wait for it."""
+    line = Line({"host:a:80": Pace(1_000), "host:b:80": Pace(100_000), "cluster": Pace(400_000)})
+    assert line.towards("a:80").piece_bytes_max == 4 * 1024
+    assert line.towards("b:80").piece_bytes_max == 25_000
+    assert line.towards("c:80").piece_bytes_max == 100_000
