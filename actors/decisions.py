@@ -232,6 +232,7 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
             "sha256": result.sha256,
             "crc64nvme": result.crc64nvme,
             "parts": result.parts_count,
+            **({"deduplicatedFrom": result.copied_from} if result.copied_from is not None else {}),
             **sources.told(draft, job, result),
         },
         result=result,

@@ -22,6 +22,7 @@ from actors.losses import probes_used
 from actors.ports import AgentPool, QueueView
 from actors.sweeping import Sweeping
 from rayhaul.capacity import AgentState, Capacity
+from rayhaul.contents import has_file_of
 from rayhaul.errors import ChecksumMismatch, RayhaulError
 from rayhaul.ids import NewId
 from rayhaul.job import Job, JobStatus
@@ -33,6 +34,7 @@ from rayhaul.lease import (
     PartDone,
     ProbeOrder,
     SessionState,
+    StandingCopy,
     TransferOrder,
     TrimOrder,
     UploadSession,
@@ -352,7 +354,30 @@ class Dispatch:
                 replace(source, grant=book.hosts.grant(lease.agent, host_of(source.url), now_s)) for source in mirrors
             ),
             is_apart=job.error is not None and job.error.code == ChecksumMismatch.code,
+            copy=await self._copy_for(job, lease, session),
         )
+
+    async def _copy_for(self, job: Job, lease: Lease, session: UploadSession | None) -> StandingCopy | None:
+        """Return the object of an earlier job that has this job's file; None where it is to be fetched.
+
+        After any failure it is: the copy may be what failed.
+        """
+        if not job.spec.dedupe or job.error is not None or session is not None or lease.first_part > 1:
+            return None
+        for earlier in await self._ledger.with_file_of(job):
+            if has_file_of(earlier, job) and earlier.result is not None:
+                result = earlier.result
+                return StandingCopy(
+                    job_id=earlier.id,
+                    bucket=result.bucket,
+                    key=result.key,
+                    size_bytes=result.size_bytes,
+                    etag=result.etag,
+                    sha256=result.sha256,
+                    crc64nvme=result.crc64nvme,
+                    parts_count=result.parts_count,
+                )
+        return None
 
     async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:
         parts = await self._ledger.parts(session.session_id)

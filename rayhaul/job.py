@@ -174,6 +174,8 @@ class JobResult:
     parts_count: int = 1
     #: How many of its bytes came from which of the job's sources; empty where the job has no mirrors.
     sources: tuple[tuple[int, int], ...] = ()
+    #: The job whose object was copied, where nothing was fetched.
+    copied_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,6 +109,20 @@ class ProbeOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandingCopy:
+    """The object of an earlier job that has the same file, as it was recorded."""
+
+    job_id: str
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    sha256: str | None
+    crc64nvme: str | None
+    parts_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOrder:
     """Move the parts `first_part <= n < end_part` of a pinned version into the bucket; with all of them, commit it."""
 
@@ -142,6 +156,8 @@ class TransferOrder:
     mirrors: tuple[Source, ...] = ()
     #: Whether an object of this job did not have its checksum: only sources that show the same file are mixed then.
     is_apart: bool = False
+    #: Copied within the bucket, where it still stands, instead of fetching the file.
+    copy: StandingCopy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,11 +72,13 @@ class JobRequest(_Request):
     webhook: str | None = Field(None, max_length=8192, description="URL that is told how the job ended.")
     connections: _Whole = Field(8, ge=1, le=64, description="To the source at once, at most.")
     bandwidth_bytes_per_second: _Whole | None = Field(
-        None, ge=1, description="Each of its leases reads at most so fast; empty: no limit."
+        None, ge=1, description="The most that all agents together read for it; empty: no limit."
     )
     not_before: datetime | None = Field(None, description="The download begins no earlier; RFC 3339 with its offset.")
     size_bytes_max: _Whole | None = Field(None, ge=0, description="A larger file is refused; empty: no limit.")
-    dedupe: bool = Field(default=False, description="Kept with the job; nothing follows from it yet.")
+    dedupe: bool = Field(
+        default=False, description="Copy the file within the bucket, where a completed job of yours has brought it."
+    )
     refresh_webhook: str | None = Field(
         None, max_length=8192, description="URL that is asked for a fresh link when the source's has expired."
     )
@@ -263,6 +265,8 @@ class ReceiptView(_Response):
     parts: int
     #: Which of the job's sources brought how much; empty where it has no mirrors.
     sources: list[ReceiptSource] = []
+    #: The job whose object was copied within the bucket, where nothing was fetched (`dedupe`).
+    copied_from: str | None = None
     times: ReceiptTimes
     #: All that moved bytes of it, in any attempt.
     agents: list[str]

@@ -218,6 +218,7 @@ _EXAMPLES: Sequence[BaseModel] = (
         checksum=f"sha256:{_SHA256}",
         parts=_PARTS,
         sources=[source := ReceiptSource(url=_URL, bytes=_SIZE_BYTES)],
+        copied_from=None,
         times=ReceiptTimes(created_at=_CREATED, started_at=_STARTED, completed_at=_COMPLETED),
         agents=[_AGENT],
         attempt=1,

@@ -49,6 +49,7 @@ def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
         crc64nvme=result.crc64nvme,
         checksum=job.spec.checksum,
         parts=result.parts_count,
+        copied_from=result.copied_from,
         sources=[
             ReceiptSource(url=redacted(urls[source]), bytes=bytes_count) for source, bytes_count in result.sources
         ],

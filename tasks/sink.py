@@ -340,6 +340,28 @@ class Sink:
             disposition=answer.get("ContentDisposition"),
         )
 
+    async def copy(
+        self,
+        key: str,
+        *,
+        source_key: str,
+        source_etag: str,
+        content_type: str,
+        filename: str,
+        metadata: Mapping[str, str],
+    ) -> None:
+        """Have the store copy an object of at most 5 GiB, as long as it has that ETag. Raises: SinkError."""
+        copy = partial(
+            self.calls.client.copy_object,
+            Bucket=self.bucket,
+            Key=key,
+            CopySource={"Bucket": self.bucket, "Key": source_key},
+            CopySourceIfMatch=f'"{source_etag}"',
+            MetadataDirective="REPLACE",
+            **_about(content_type, filename, metadata),
+        )
+        await self.calls.told("copy_object", copy)
+
     async def delete(self, key: str) -> None:
         """Delete an object; does nothing when there is none. Raises: SinkError."""
         await self.calls.told("delete_object", partial(self.calls.client.delete_object, Bucket=self.bucket, Key=key))

@@ -29,6 +29,7 @@ from tasks.bucket_rules import StoredRange
 from tasks.budget import ByteBudget
 from tasks.checksum import Checksum, Hasher
 from tasks.copying import CopyUnknown
+from tasks.dedupe import copied
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.intake import Intake, Reading, Steady, UploadIdle
@@ -81,13 +82,14 @@ async def transfer(
         sink_budget=sink.budget,
         source_budget=client.budget_of(order.url, settings),
     )
+    upload = Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock)
     line = Line(paces)
     ways = transports or Transports(client)
     intake = Intake(order, ways, client.source, control, line=line, meter=sink.meter, refresh=refresh, gates=gates)
     running = _Transfer(
         order,
         intake=intake,
-        upload=Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock),
+        upload=upload,
         stripe=stripe,
         control=control,
         tries=tries,
@@ -96,6 +98,10 @@ async def transfer(
         expected=expected,
     )
     try:
+        if order.copy is not None:
+            result = await copied(order, order.copy, sink=sink, upload=upload, control=control)
+            if result is not None:
+                return result
         async with intake:
             with line:
                 return await running.run()

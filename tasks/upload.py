@@ -203,7 +203,7 @@ class Upload:
         about: Mapping[str, Any] = {
             "content_type": self._order.pin.content_type or _CONTENT_TYPE,
             "filename": self._order.pin.filename,
-            "metadata": {**self._metadata(), LEASE: self._order.lease_id, EPOCH: str(self._order.epoch)},
+            "metadata": metadata_of_put(self._order),
         }
         try:
             return (await self._sink.put(self._order.key, len(data), data, replaces=self._replaces, **about)).etag
@@ -341,9 +341,19 @@ class Upload:
         )
 
     def _metadata(self) -> Mapping[str, str]:
-        context = self._order.context
-        ids = {"correlation-id": context.correlation_id, _JOB: context.job_id}
-        return ids if context.traceparent is None else {**ids, "traceparent": context.traceparent}
+        return metadata_of(self._order)
+
+
+def metadata_of(order: TransferOrder) -> Mapping[str, str]:
+    """Return what every object of ours tells of its job."""
+    context = order.context
+    ids = {"correlation-id": context.correlation_id, _JOB: context.job_id}
+    return ids if context.traceparent is None else {**ids, "traceparent": context.traceparent}
+
+
+def metadata_of_put(order: TransferOrder) -> Mapping[str, str]:
+    """Return what an object tells that was published at once, so that it is found to be its lease's."""
+    return {**metadata_of(order), LEASE: order.lease_id, EPOCH: str(order.epoch)}
 
 
 async def undo(sink: Sink, order: AbortOrder) -> None:

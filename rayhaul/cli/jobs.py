@@ -139,6 +139,8 @@ def _receipt_facts(kept: ReceiptView) -> Sequence[tuple[str, str]]:
         ("job", kept.job_id),
         ("source", kept.source_url),
         ("fetched from", kept.final_url or ""),
+        ("read from", ", ".join(f"{source.url} ({source.bytes} bytes)" for source in kept.sources)),
+        ("copied from", kept.copied_from or ""),
         ("version", ", ".join(text for text in shown if text)),
         ("object", f"{kept.bucket}/{kept.key}"),
         ("size", f"{kept.size_bytes} bytes in {kept.parts} parts"),

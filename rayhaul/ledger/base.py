@@ -292,6 +292,10 @@ class Ledger(Protocol):
         """Return a session, ended ones too."""
         ...
 
+    async def with_file_of(self, job: Job) -> Sequence[Job]:
+        """Return a few completed jobs of the same user that may have the job's file, the newest first."""
+        ...
+
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         """Return a session's parts by number."""
         ...

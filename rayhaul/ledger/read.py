@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from rayhaul.contents import sha256_asked, source_text
 from rayhaul.errors import NotFound
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import PartDone, SessionState, UploadSession
@@ -32,6 +33,8 @@ _PAGE_ROWS = 1000
 _HISTORY_MAX = 10_000
 #: Pairs looked up by one statement; SQLite takes 32,766 parameters.
 _PAIRS_MAX = 5000
+#: Earlier jobs with the same file that are looked at.
+_TWINS_MAX = 5
 
 _jobs, _events = tables.jobs.c, tables.job_events.c
 
@@ -131,6 +134,23 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
         totals={JobStatus(status): count for status, count in connection.execute(counted)},
         counts=dict(map(rows.count, connection.execute(sa.select(tables.counters)))),
     )
+
+
+def with_file_of(connection: sa.Connection, job: Job, sealer: Sealer = PLAIN) -> Sequence[Job]:
+    """Return the newest completed jobs of the same user that may have a job's file, a few."""
+    sha256, source = sha256_asked(job), source_text(job)
+    if sha256 is not None:
+        conditions = [(tables.KNOWN_SHA256S, _jobs.sha256 == sha256)]
+    else:
+        # As long as keys change, there is more than one way to write it.
+        ids = [] if source is None else sealer.fingerprints(source)
+        conditions = [(tables.KNOWN_SOURCES, _jobs.source_id == source_id) for source_id in ids]
+    found: list[Job] = []
+    for known, condition in conditions:
+        query = sa.select(tables.jobs).where(_jobs.user_id == job.user_id, sa.text(known), condition)
+        query = query.order_by(_jobs.id.desc()).limit(_TWINS_MAX)
+        found += [rows.job(row, sealer) for row in connection.execute(query)]
+    return found
 
 
 def session(connection: sa.Connection, session_id: str) -> UploadSession | None:

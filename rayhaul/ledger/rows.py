@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from rayhaul.contents import source_text
 from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
@@ -91,6 +92,7 @@ def _result_document(result: JobResult) -> Values:
         "crc64nvme": result.crc64nvme,
         "parts_count": result.parts_count,
         "sources": result.sources,
+        "copied_from": result.copied_from,
     }
 
 
@@ -135,7 +137,11 @@ def job_asked(job: Job, sealer: Sealer) -> Values:
 
 def job_state(job: Job, sealer: Sealer) -> Values:
     """Return the columns that change, the version included."""
+    is_known = job.status is JobStatus.COMPLETED and job.result is not None
+    source = source_text(job) if is_known else None
     return {
+        "source_id": None if source is None else sealer.fingerprints(source)[0],
+        "sha256": job.result.sha256 if is_known and job.result is not None else None,
         "status": job.status,
         "key": job.key,
         "metadata": None if job.metadata is None else _metadata_document(job.metadata, job.id, sealer),

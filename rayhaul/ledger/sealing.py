@@ -13,6 +13,7 @@ Laws of this file:
 
 import base64
 import hashlib
+import hmac
 import itertools
 import json
 import os
@@ -74,6 +75,11 @@ class Sealer:
         plain = json.dumps(document, separators=(",", ":")).encode()
         sealed = self._cipher(name, self._salt).encrypt(nonce, plain, about.encode())
         return f"{_FORM}.{name}.{base64.b64encode(self._salt + nonce + sealed).decode()}"
+
+    def fingerprints(self, text: str) -> Sequence[str]:
+        """Return what stands for a text that nobody may guess without the key: under the newest key first."""
+        keys = list(self._keys.values()) or [b""]
+        return [hmac.new(b"rayhaul fingerprint:" + key, text.encode(), hashlib.sha256).hexdigest() for key in keys]
 
     def open(self, sealed: Any, about: str) -> Any:
         """Return the document that was sealed; what is not sealed comes back as it is.

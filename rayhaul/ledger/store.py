@@ -163,6 +163,9 @@ class SqlLedger(Ledger):
     async def session(self, session_id: str) -> UploadSession | None:
         return await self._readers.call(lambda connection: read.session(connection, session_id))
 
+    async def with_file_of(self, job: Job) -> Sequence[Job]:
+        return await self._readers.call(lambda connection: read.with_file_of(connection, job, self._sealer))
+
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         return await self._readers.call(lambda connection: read.parts(connection, session_id))
 

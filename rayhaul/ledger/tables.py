@@ -63,6 +63,8 @@ _JSON = sa.JSON(none_as_null=True)
 #: word for word, so both use this text.
 OPEN_JOBS = "status NOT IN ('completed', 'failed', 'cancelled')"
 DEAD_LETTERS = "dead_lettered_at IS NOT NULL"
+KNOWN_SOURCES = "source_id IS NOT NULL"
+KNOWN_SHA256S = "sha256 IS NOT NULL"
 LIVE_SESSIONS = "state IN ('open', 'aborting')"
 
 metadata = sa.MetaData(
@@ -124,6 +126,9 @@ jobs = sa.Table(
     sa.Column("completed_at", Moment),
     sa.Column("next_attempt_at", Moment),
     sa.Column("dead_lettered_at", Moment),
+    #: Of a completed job: what stands for the version that its source showed, and the SHA-256 of its bytes, as hex.
+    sa.Column("source_id", sa.Text),
+    sa.Column("sha256", sa.Text),
     # A user's page of jobs.
     sa.Index("jobs_by_user", "user_id", "id"),
     # A user's page of jobs by status: a few failed ones among very many.
@@ -132,6 +137,23 @@ jobs = sa.Table(
     sa.Index("jobs_by_status", "status", "id"),
     # The scheduler's start reads the few jobs that are not final among all there ever were.
     sa.Index("jobs_open", "id", sqlite_where=sa.text(OPEN_JOBS), postgresql_where=sa.text(OPEN_JOBS)),
+    # Completed jobs of a user that have the file of another one.
+    sa.Index(
+        "jobs_by_source",
+        "user_id",
+        "source_id",
+        "id",
+        sqlite_where=sa.text(KNOWN_SOURCES),
+        postgresql_where=sa.text(KNOWN_SOURCES),
+    ),
+    sa.Index(
+        "jobs_by_sha256",
+        "user_id",
+        "sha256",
+        "id",
+        sqlite_where=sa.text(KNOWN_SHA256S),
+        postgresql_where=sa.text(KNOWN_SHA256S),
+    ),
     # The dead-letter queue and its depth: few of all jobs, asked for every few seconds.
     sa.Index("jobs_dead", "id", sqlite_where=sa.text(DEAD_LETTERS), postgresql_where=sa.text(DEAD_LETTERS)),
     # A user's dead letters.

@@ -20,7 +20,7 @@ from ledger_samples import (
 )
 
 from rayhaul.errors import NotFound
-from rayhaul.job import Job, JobEvent, JobStatus
+from rayhaul.job import Job, JobEvent, JobResult, JobStatus, Metadata
 from rayhaul.lease import SessionState
 from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, LedgerState, Viewer
 from rayhaul.ledger.store import SqlLedger
@@ -188,3 +188,47 @@ async def test_state_is_all_a_scheduler_needs(ledger: SqlLedger) -> None:
 async def test_the_state_of_an_empty_ledger_is_empty(ledger: SqlLedger) -> None:
     """A first start finds nothing."""
     assert await ledger.state() == LedgerState(open_jobs=[], leases=[], sessions=[])
+
+
+# --- the same file ---
+
+SHA256 = "ab" * 32
+FOUND = Metadata(
+    size_bytes=1000,
+    content_type=None,
+    etag='"v1"',
+    last_modified=None,
+    rangeable=True,
+    filename="a.iso",
+    final_url="https://cdn.example/a.iso",
+    fetch_ms=1,
+)
+
+
+def with_checksum(job: Job, checksum: str) -> Job:
+    return replace(job, spec=replace(job.spec, checksum=checksum))
+
+
+async def test_completed_jobs_with_the_same_file(ledger: SqlLedger) -> None:
+    """By what their source showed, or by the SHA-256 of their bytes; the newest first; of one user, and completed."""
+    result = JobResult(bucket="bucket", key="a.iso", size_bytes=1000, etag="abc", sha256=SHA256)
+    done = [a_job(ANN, status=JobStatus.COMPLETED, metadata=FOUND, result=result) for _ in range(7)]
+    others = [
+        a_job(BOB, status=JobStatus.COMPLETED, metadata=FOUND, result=result),
+        a_job(ANN, status=JobStatus.FAILED, metadata=FOUND),
+        a_job(ANN, status=JobStatus.COMPLETED, metadata=replace(FOUND, etag=None), result=replace(result, sha256=None)),
+    ]
+    await ledger.commit(Batch(jobs_new=[*done, *others]))
+    job = a_job(ANN, metadata=FOUND)
+    newest = sorted((one.id for one in done), reverse=True)[:5]
+    assert [one.id for one in await ledger.with_file_of(job)] == newest
+    elsewhere = with_checksum(a_job(ANN, metadata=replace(FOUND, etag='"v2"')), f"sha256:{SHA256}")
+    assert [one.id for one in await ledger.with_file_of(elsewhere)] == newest
+    for other in (
+        a_job(ANN),
+        a_job(ANN, metadata=replace(FOUND, etag='"v2"')),
+        a_job(ANN, metadata=replace(FOUND, size_bytes=999)),
+        with_checksum(job, f"sha256:{'cd' * 32}"),
+    ):
+        assert await ledger.with_file_of(other) == []
+    assert [one.user_id for one in await ledger.with_file_of(a_job(BOB, metadata=FOUND))] == ["bob"]

@@ -6,7 +6,7 @@ The plans are those of the statements that are really sent, asked of databases t
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from ledger_samples import NOW, OPERATOR, a_message, a_part, a_record, a_session, an_event
 
-from rayhaul.job import Job, JobEvent, JobSpec, JobStatus
+from rayhaul.job import Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata
 from rayhaul.lease import SessionState
 from rayhaul.ledger import connect, migrate, read, write
 from rayhaul.ledger.base import Batch, JobFilter, Viewer
@@ -38,10 +38,28 @@ TAG = ("tier", "1")
 _SPECS = [JobSpec(url="https://files.example/a.iso", tags={"tier": str(tier)}) for tier in range(3)]
 
 
+def a_version(number: int) -> dict[str, Any]:
+    """Return what a job found and brought; fifty jobs of a user have the same file."""
+    found = Metadata(
+        size_bytes=1000,
+        content_type=None,
+        etag=f'"v{number // _BATCH_JOBS}"',
+        last_modified=None,
+        rangeable=True,
+        filename="a.iso",
+        final_url="https://files.example/a.iso",
+        fetch_ms=1,
+    )
+    sha256 = f"{number // _BATCH_JOBS:064x}"
+    result = JobResult(bucket="bucket", key="a.iso", size_bytes=1000, etag="abc", sha256=sha256)
+    return {"metadata": found, "result": result}
+
+
 def a_numbered_job(number: int) -> Job:
     """Return one of a busy service's jobs: most are done, some wait or run, few failed."""
     by_rest = {0: JobStatus.FAILED, 1: JobStatus.QUEUED, 2: JobStatus.DOWNLOADING}
     status = by_rest.get(number % 101, JobStatus.COMPLETED)
+    is_known = status is JobStatus.COMPLETED and number % 20 == 1
     return Job(
         id=f"job_{number:026}",
         user_id=f"user_{number % _USERS}",
@@ -50,6 +68,7 @@ def a_numbered_job(number: int) -> Job:
         created_at=NOW,
         status=status,
         dead_lettered_at=NOW if status is JobStatus.FAILED and number % 2 else None,
+        **(a_version(number) if is_known else {}),
     )
 
 
@@ -161,6 +180,7 @@ def events(viewer: Viewer, seq: int, job_id: str | None = None) -> Query:
 
 FAILED = JobStatus.FAILED
 JOB = a_numbered_job(_MIDDLE)
+TWIN = a_numbered_job(21)
 NEXT = {"before_id": JOB.id}
 BY_ID = "jobs_pkey|sqlite_autoindex_jobs_1"
 
@@ -194,6 +214,11 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
     "the scheduler's start": (
         read.state,
         ["upload_sessions_live", "jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", "", ""],
+    ),
+    "jobs with the same source": (lambda c: read.with_file_of(c, TWIN), ["jobs_by_source"]),
+    "jobs with the same bytes": (
+        lambda c: read.with_file_of(c, replace(TWIN, spec=replace(TWIN.spec, checksum=f"sha256:{0:064x}"))),
+        ["jobs_by_sha256"],
     ),
     "old idempotency keys": (lambda c: write.forget_spent(c, NOW), ["idempotency_keys_by_age"]),
 }

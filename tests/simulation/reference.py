@@ -13,6 +13,7 @@ from bucket import Bucket, object_etag
 from surroundings import PARTS
 from violations import must
 
+from rayhaul.contents import has_file_of
 from rayhaul.errors import InvalidRequest, NotFound
 from rayhaul.job import TRANSITIONS, EventRecord, Job, JobEvent, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
@@ -389,6 +390,10 @@ class ReferenceLedger(Ledger):
 
     async def session(self, session_id: str) -> UploadSession | None:
         return self.rows.sessions.get(session_id)
+
+    async def with_file_of(self, job: Job) -> Sequence[Job]:
+        found = [earlier for earlier in self.rows.jobs.values() if has_file_of(earlier, job)]
+        return sorted(found, key=lambda earlier: earlier.id, reverse=True)[:5]
 
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         found = self.rows.parts.get(session_id, {})
