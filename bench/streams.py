@@ -110,14 +110,15 @@ class _Heard:
 
     async def read(self, stream: int, response: aiohttp.ClientResponse) -> None:
         parser = SseParser()
-        async for received in response.content.iter_any():
-            now_s = time.time()
-            for sent in parser.feed(received):
-                if sent.event in ("paused", "resumed"):
-                    event = json.loads(sent.data)
-                    self.lags_ms.append((now_s - datetime.fromisoformat(event["ts"]).timestamp()) * 1000)
-                    self.times[stream, event["seq"]] += 1
-                    self._more.set()
+        async with response:
+            async for received in response.content.iter_any():
+                now_s = time.time()
+                for sent in parser.feed(received):
+                    if sent.event in ("paused", "resumed"):
+                        event = json.loads(sent.data)
+                        self.lags_ms.append((now_s - datetime.fromisoformat(event["ts"]).timestamp()) * 1000)
+                        self.times[stream, event["seq"]] += 1
+                        self._more.set()
 
 
 @asynccontextmanager
