@@ -101,6 +101,8 @@ def _application() -> FastAPI:
     app = FastAPI(
         title="Rayhaul",
         version=version("rayhaul"),
+        # FastAPI's own pages load scripts from elsewhere, which would run with the session of whoever is signed in.
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,

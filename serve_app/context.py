@@ -40,9 +40,8 @@ _SECURITY_HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _NO_STORE = (b"cache-control", b"no-store")
-#: Data is never a document; a page says by itself what it may load, and is framed by nobody.
-_CSP_DATA = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_CSP_PAGE = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; object-src 'none'")
+#: Data is never a document; the page says by itself what it may load.
+_CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
 class Context:
@@ -138,8 +137,7 @@ class _Exchange:
             if b"cache-control" not in said:
                 headers.append(_NO_STORE)
             if b"content-security-policy" not in said:
-                is_page = said.get(b"content-type", b"").startswith(b"text/html")
-                headers.append(_CSP_PAGE if is_page else _CSP_DATA)
+                headers.append(_CSP)
             self._count(message["status"])
         await self._send(message)
 

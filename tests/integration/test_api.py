@@ -26,7 +26,7 @@ from rayhaul.tracing import parsed
 
 URL = "https://files.example/data.bin"
 UNKNOWN = "job_00000000000000000000000000"
-OPEN = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+OPEN = {"/", "/livez", "/readyz", "/openapi.json"}
 #: The page's files, and signing in and out: tested with the page.
 OF_THE_PAGE = {("POST", "/session"), ("DELETE", "/session"), ("GET", "/page/{name}")}
 OPERATORS_ONLY = {

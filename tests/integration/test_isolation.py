@@ -46,8 +46,6 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/livez"): (Kind.OPEN, None),
     ("GET", "/readyz"): (Kind.OPEN, None),
     ("GET", "/openapi.json"): (Kind.OPEN, None),
-    ("GET", "/docs"): (Kind.OPEN, None),
-    ("GET", "/docs/oauth2-redirect"): (Kind.OPEN, None),
     ("POST", "/jobs"): (Kind.ANY, JOB),
     ("POST", "/jobs/batch"): (Kind.ANY, {"jobs": [JOB]}),
     ("GET", "/jobs"): (Kind.ANY, None),
