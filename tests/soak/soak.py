@@ -80,8 +80,10 @@ class Figures:
     lost: list[str] = field(default_factory=list)
     #: Objects under the prefix that no completed job made.
     doubled: list[str] = field(default_factory=list)
-    #: Uploads left open at the end.
+    #: Uploads left open at the end under keys of ours.
     orphans: list[str] = field(default_factory=list)
+    #: The same under keys that callers named: nobody can tell whose they are, the bucket's lifecycle rule is for them.
+    left_to_the_rule: list[str] = field(default_factory=list)
     rss_mib: list[float] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
@@ -181,7 +183,9 @@ class Soak:
         figures = self.figures
         ends_s = time.monotonic() + TAIL_S_MAX
         while time.monotonic() < ends_s:
-            figures.orphans = [upload.key for upload in await self.bucket.list_uploads(PREFIX)]
+            keys = [upload.key for upload in await self.bucket.list_uploads(PREFIX)]
+            figures.left_to_the_rule = [key for key in keys if "/named/" in key]
+            figures.orphans = [key for key in keys if "/named/" not in key]
             if not (figures.orphans or (await self.service.ledger.state()).sessions):
                 break
             await asyncio.sleep(2)
