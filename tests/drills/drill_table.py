@@ -17,7 +17,10 @@ from typing import Any
 _ROOT = Path(__file__).absolute().parents[2]
 JSON_PATH = _ROOT / "bench" / "results" / "drills.json"
 MARKDOWN_PATH = _ROOT / "docs" / "drills.md"
-_COLUMNS = ("", "fault", "detected after", "by", "recovered after", "jobs", "lost", "double", "verdict", "remarks")
+_COLUMNS = (
+    *("", "fault", "detected after", "by", "recovered after", "jobs", "lost", "double", "verdict"),
+    *("measured", "remarks"),
+)
 _PREFACE = """\
 # Drills
 
@@ -165,6 +168,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _times(row["recovered_s"]),
         *("–" if row[name] is None else str(row[name]) for name in ("jobs", "lost", "double")),
         row["verdict"],
+        row["at"].split()[0],
         row["remarks"],
     ]
 
