@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,10 @@ settings.load_profile("steady")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have every log line of the session checked."""
+    """Have every log line of the session checked, and Ctrl-C heard."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in its background deaf to it, and so would be all that tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(watch, "log-watch")
 
 
