@@ -200,9 +200,7 @@ _EXAMPLES: Sequence[BaseModel] = (
     BatchAccepted(jobs=[JobRef(id=_JOB_ID), JobRef(id="job_01k9x3v7c9n3p5q7r9s1t3v5w7")]),
     _EVENT,
     EventPage(events=[_EVENT]),
-    DownloadLink(
-        url=f"https://s3.example/downloads/{_OBJECT_KEY}?X-Amz-Expires=900&X-Amz-Signature=…", expires_at=_COMPLETED
-    ),
+    DownloadLink(url=f"https://s3.example/downloads/{_OBJECT_KEY}?X-Amz-Expires=900&…", expires_at=_COMPLETED),
     ReceiptView(
         job_id=_JOB_ID,
         correlation_id=CORRELATION_ID,
