@@ -4,7 +4,8 @@ Laws of this file:
 1. Every route names `Caller` or `Operator`, or is one of the few that are open (tests walk the routes).
 2. What a key's scopes allow follows from the method alone, so that no route can forget it.
 3. A key that is unknown and one whose secret is wrong get the same answer, after the same work.
-4. That a key was used is noted beside the request, seldom, and never in its way.
+4. An address whose keys were refused too often may not have us look up more of them; keys that are in use go on.
+5. That a key was used is noted beside the request, seldom, and never in its way.
 """
 
 import asyncio
@@ -51,16 +52,18 @@ class Keyring:
         self._noted: dict[str, datetime] = {}
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def key(self, authorization: str | None) -> ApiKey:
+    async def key(self, authorization: str | None, admit: Callable[[], None] | None = None) -> ApiKey:
         """Return the key that the `Authorization` header holds (RFC 6750 2.1).
 
-        Raises: Unauthorized; Unavailable.
+        `admit` is called before the ledger is asked for a key that is not remembered.
+
+        Raises: Unauthorized; Unavailable; what `admit` raises.
         """
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized
         key_id, secret_sha256 = keys.parse(text.strip())
-        record = await self._record(key_id)
+        record = await self._record(key_id, admit)
         if not keys.matches(record, secret_sha256) or record is None:
             raise Unauthorized
         now = utc(self._clock())
@@ -72,10 +75,12 @@ class Keyring:
         """Read the key anew next time: it was changed here."""
         self._known.pop(key_id, None)
 
-    async def _record(self, key_id: str) -> ApiKey | None:
+    async def _record(self, key_id: str, admit: Callable[[], None] | None) -> ApiKey | None:
         known = self._known.get(key_id)
         if known is not None and self._clock() < known[1]:
             return known[0]
+        if admit is not None:
+            admit()
         record = await self._ledger.key(key_id)
         self._known.pop(key_id, None)
         self._known[key_id] = (record, self._clock() + self._keep_s)
@@ -125,8 +130,8 @@ async def key_of(request: Request) -> ApiKey:
     """Return the key of who asks. Raises: Unauthorized, RateLimited, Forbidden."""
     keyring: Keyring = request.app.state.keyring
     limiter: Limiter = request.app.state.limiter
-    key = await keyring.key(authorization_of(request))
     visit = visit_of(request.scope)
+    key = await _good_key(request, keyring, limiter)
     visit.user_id = key.user_id
     visit.rate = limiter.take(key.key_id)
     limits.check(visit.rate)
@@ -134,6 +139,18 @@ async def key_of(request: Request) -> ApiKey:
     if needed not in key.scopes:
         raise Forbidden(f"the API key has not the scope {needed}")
     return key
+
+
+async def _good_key(request: Request, keyring: Keyring, limiter: Limiter) -> ApiKey:
+    address = limits.address_of(request)
+    if address is None:
+        return await keyring.key(authorization_of(request))
+    refused = f"refused {address}"
+    try:
+        return await keyring.key(authorization_of(request), lambda: limits.check(limiter.look(refused)))
+    except Unauthorized:
+        limiter.take(refused)
+        raise
 
 
 async def caller(request: Request) -> Viewer:

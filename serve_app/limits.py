@@ -1,4 +1,4 @@
-"""How often each key may ask this replica, or each address where there is no key yet, and the headers that tell.
+"""How often each key may ask this replica, or each address where there is no good key, and the headers that tell.
 
 Source of the headers: draft-ietf-httpapi-ratelimit-headers-10.
 
@@ -8,6 +8,9 @@ request waits for a count that is kept elsewhere.
 
 import math
 from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from fastapi import Request
 
 from rayhaul.errors import RateLimited
 from rayhaul.metrics import RATE_LIMIT_HITS, Meter
@@ -44,6 +47,10 @@ class Limiter:
             self._meter.inc(RATE_LIMIT_HITS)
         return verdict
 
+    def look(self, who: str) -> Verdict:
+        """Return what `take` would, and count nothing."""
+        return take(self._rate, self._full_at_s.get(who), self._clock())
+
     def headers(self, verdict: Verdict) -> tuple[tuple[bytes, bytes], ...]:
         """Return the header fields: the policy, what is left of it, and in how many seconds it is whole again."""
         policy = f'"{POLICY}";q={self._rate.requests};w={_WINDOW_S}'
@@ -55,3 +62,17 @@ def check(verdict: Verdict) -> None:
     """Raises: AskedTooOften, with the time to wait."""
     if not verdict.allowed:
         raise AskedTooOften(retry_after_s=verdict.retry_after_s)
+
+
+def address_of(request: Request) -> str | None:
+    """Return who asks by what the last proxy says of its peer; None where none says it: then all come from the ingress.
+
+    Whoever reaches the API with no such proxy between can make one up, and is as little held back as before. Of IPv6 it
+    is the network, for whoever has one address there has all of them (RFC 6177).
+    """
+    named = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        address = ip_address(named)
+    except ValueError:
+        return None
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)

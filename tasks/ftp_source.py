@@ -13,7 +13,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import aioftp
@@ -31,12 +31,12 @@ from rayhaul.errors import (
     SourceTruncated,
 )
 from rayhaul.job import Metadata
-from rayhaul.policy.naming import clean, filename_of
 from tasks import dialing
 from tasks.bodies import CountedBody
 from tasks.dialing import Dialer
 from tasks.egress import Phase
 from tasks.links import Link
+from tasks.openings import SessionTransport, is_strong, metadata_of
 from tasks.places import PORTS, Place
 
 #: aioftp tells of commands and answers; those have names of files and users in them.
@@ -45,8 +45,6 @@ logging.getLogger("aioftp").setLevel(logging.CRITICAL)
 #: All that a server may say on the control connection of one session.
 _TOLD_BYTES_MAX = 64 * 1024
 _PIECE_BYTES = 256 * 1024
-#: A file changed so lately may change again within the second that MDTM shows.
-_STRONG_AFTER = timedelta(seconds=2)
 #: Who asks without a name. Source: RFC 1635.
 _ANONYMOUS = ("anonymous", "rayhaul@")
 #: What servers answer that do not know a command, or not for this file.
@@ -182,10 +180,10 @@ class _Session(aioftp.Client):
         return told[0].strip() if code.matches("213") and told else None
 
 
-class FtpTransport:
+class FtpTransport(SessionTransport):
     def __init__(self, dialer: Dialer, *, tls: ssl.SSLContext | None = None) -> None:
         """`tls` trusts what the system does not."""
-        self._dialer = dialer
+        super().__init__(dialer)
         self._tls = tls or ssl.create_default_context()
 
     async def probe(self, link: Link, filename: str | None) -> Metadata:
@@ -195,29 +193,13 @@ class FtpTransport:
                 size_bytes = await session.size()
                 modified = await session.modified()
                 restarts = size_bytes is not None and await session.restarts()
-        return Metadata(
+        return metadata_of(
+            place,
+            filename,
             size_bytes=size_bytes,
-            content_type=None,
-            etag=None,
-            last_modified=modified if modified is not None and _is_strong(modified) else None,
+            last_modified=modified if modified is not None and is_strong(_moment(modified)) else None,
             rangeable=restarts,
-            filename=clean(filename or "") or filename_of(None, place.shown_url),
-            final_url=place.shown_url,
-            fetch_ms=0,
         )
-
-    @asynccontextmanager
-    async def open_range(
-        self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        del checksum_tells  # What is not told is not compared; what is told is never another one.
-        async with self._opened(link, pin, first_byte, end_byte) as body:
-            yield body
-
-    @asynccontextmanager
-    async def open_whole(self, link: Link, *, pin: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with self._opened(link, pin, 0, None) as body:
-            yield body
 
     @asynccontextmanager
     async def _opened(
@@ -240,14 +222,7 @@ class FtpTransport:
                 await self._check_end(session, place, pin, is_rest=is_rest)
 
             try:
-                yield CountedBody(
-                    read,
-                    bytes_expected=pin.size_bytes if end_byte is None else end_byte - first_byte,
-                    is_range=end_byte is not None,
-                    finish=finish,
-                    limits=self._dialer.source,
-                    meter=self._dialer.meter,
-                )
+                yield self._counted(read, pin, first_byte, end_byte, finish=finish)
             finally:
                 stream.close()
 
@@ -288,6 +263,5 @@ async def _check_version(session: _Session, pin: Metadata) -> None:
         raise SourceChanged
 
 
-def _is_strong(modified: str) -> bool:
-    moment = datetime.strptime(modified, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
-    return datetime.now(UTC) - moment >= _STRONG_AFTER
+def _moment(modified: str) -> datetime:
+    return datetime.strptime(modified, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)

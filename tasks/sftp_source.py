@@ -12,7 +12,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import cast
@@ -32,20 +32,18 @@ from rayhaul.errors import (
     SourceUnreachable,
 )
 from rayhaul.job import Metadata
-from rayhaul.policy.naming import clean, filename_of
 from tasks import dialing
 from tasks.bodies import CountedBody
 from tasks.dialing import Dialer
 from tasks.egress import Phase
 from tasks.links import Link
+from tasks.openings import SessionTransport, is_strong, metadata_of
 from tasks.places import PORTS, Place
 
 #: A private key in OpenSSH's format, in base64, instead of a password.
 KEY_HEADER = "sftp-private-key"
 #: Asked for at once, in as many requests as the server takes: one after the other, each would cost a round trip.
 _PIECE_BYTES = 1024 * 1024
-#: The time of change is told in whole seconds: a file changed so lately may change again within its own.
-_STRONG_AFTER = timedelta(seconds=2)
 
 #: What a refusal means; the first that matches counts. Sources: RFC 4253 11.1, draft-ietf-secsh-filexfer-02 7.
 _MEANINGS: Sequence[tuple[tuple[type[Exception], ...], type[SourceError], int | None, str]] = (
@@ -86,10 +84,10 @@ def _classified(phase: Phase, host: str) -> Iterator[None]:
         raise raised from error
 
 
-class SftpTransport:
+class SftpTransport(SessionTransport):
     def __init__(self, dialer: Dialer, known_hosts: str | None) -> None:
         """`known_hosts`: the text of such a file, or the name of one on this machine."""
-        self._dialer = dialer
+        super().__init__(dialer)
         self._known_hosts = known_hosts
 
     async def probe(self, link: Link, filename: str | None) -> Metadata:
@@ -97,29 +95,13 @@ class SftpTransport:
         async with self._file(link, place) as file:
             with _classified(Phase.HEADERS, place.host):
                 size_bytes, modified = await _version(file)
-        return Metadata(
+        return metadata_of(
+            place,
+            filename,
             size_bytes=size_bytes,
-            content_type=None,
-            etag=None,
-            last_modified=None if modified is None or not _is_strong(modified) else _text(modified),
+            last_modified=None if modified is None or not is_strong(modified) else _text(modified),
             rangeable=size_bytes is not None,
-            filename=clean(filename or "") or filename_of(None, place.shown_url),
-            final_url=place.shown_url,
-            fetch_ms=0,
         )
-
-    @asynccontextmanager
-    async def open_range(
-        self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        del checksum_tells  # What is not told is not compared; what is told is never another one.
-        async with self._opened(link, pin, first_byte, end_byte) as body:
-            yield body
-
-    @asynccontextmanager
-    async def open_whole(self, link: Link, *, pin: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with self._opened(link, pin, 0, None) as body:
-            yield body
 
     @asynccontextmanager
     async def _opened(
@@ -135,14 +117,7 @@ class SftpTransport:
                 with _classified(Phase.BODY, place.host):
                     await _check_version(file, pin)
 
-            yield CountedBody(
-                body.read,
-                bytes_expected=pin.size_bytes if end_byte is None else end_byte - first_byte,
-                is_range=end_byte is not None,
-                finish=finish,
-                limits=self._dialer.source,
-                meter=self._dialer.meter,
-            )
+            yield self._counted(body.read, pin, first_byte, end_byte, finish=finish)
 
     def _place(self, link: Link) -> Place:
         place = self._dialer.place(link.url)
@@ -243,7 +218,3 @@ async def _check_version(file: asyncssh.SFTPClientFile, pin: Metadata) -> None:
 
 def _text(moment: datetime) -> str:
     return format_datetime(moment, usegmt=True)
-
-
-def _is_strong(modified: datetime) -> bool:
-    return datetime.now(UTC) - modified >= _STRONG_AFTER

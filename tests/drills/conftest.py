@@ -45,9 +45,12 @@ def begin(request: pytest.FixtureRequest) -> Iterator[Begin]:
         table.add(drill.row(passed=request.node.stash.get(_PASSED, False)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPatient]:
-    """A cluster of three agents with short waits; a drill leaves it ready, with its agents online."""
+    """A cluster of three agents with short waits; a drill leaves it ready, with its agents online.
+
+    One for each file of drills: it would take its share of the machine from the clusters of the others.
+    """
     with patient(tmp_path_factory.mktemp("drills") / "data", agents=3, **QUICK) as found:
         yield found
 

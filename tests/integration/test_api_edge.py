@@ -1,5 +1,6 @@
 """The API's edge: rate limits and their headers, what is too much of anything, and knobs that are not the client's."""
 
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from answers import check_problem
 from plane import Site, api_settings, site_at
 
+from rayhaul import keys
+from rayhaul.job import utc
+from rayhaul.ledger.base import Role
 from serve_app.edge import HEADER_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
 
 
@@ -20,9 +24,14 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 @pytest.fixture
 async def strict(tmp_path: Path) -> AsyncIterator[Site]:
     """A site that takes six requests of a key a minute."""
-    async with site_at(tmp_path, api_settings(rate_per_minute=6)) as site:
+    async with site_at(tmp_path, api_settings(rate_per_minute=6, key_cache_s=5)) as site:
         site.clock.frozen_s = 1_800_000_000.0
         yield site
+
+
+def stranger() -> str:
+    """Return a key that is well made, and that nobody knows."""
+    return keys.new_key("mallory", Role.USER, "", utc(1_800_000_000.0), secrets.token_bytes)[0]
 
 
 async def get(site: Site, user: str = "alice", path: str = "/jobs", **headers: str) -> httpx.Response:
@@ -89,6 +98,28 @@ async def test_an_address_that_signs_in_too_often_is_told_so(strict: Site) -> No
     # What is no address is nobody's word: the peer's own counts.
     assert (await sign_in(key, "a wolf")).headers["ratelimit"].startswith('"requests";r=5;')
     assert (await get(strict)).status_code == 200
+
+
+async def test_an_address_with_too_many_wrong_keys_has_no_more_of_them_looked_up(strict: Site) -> None:
+    """The ledger is not asked for them any more; a key in use goes on, from that address too, and so do others."""
+
+    async def ask(key: str, forwarded: str) -> httpx.Response:
+        return await strict.http.get("/jobs", headers={"Authorization": f"Bearer {key}", "X-Forwarded-For": forwarded})
+
+    known = strict.auth["alice"]["Authorization"].removeprefix("Bearer ")
+    other = strict.auth["bob"]["Authorization"].removeprefix("Bearer ")
+    assert (await ask(known, "203.0.113.9")).status_code == 200
+    wrong = [(await ask(stranger(), "203.0.113.9")).status_code for _ in range(8)]
+    assert wrong == [401] * 6 + [429] * 2
+    refused = await ask(other, "203.0.113.9")
+    check_problem(refused, 429, "rate_limited")
+    assert int(refused.headers["retry-after"]) == 10
+    assert (await ask(known, "203.0.113.9")).status_code == 200
+    assert (await ask(other, "203.0.113.10")).status_code == 200
+    # One who has an address of a network has them all; who comes without a proxy shares the ingress with everybody.
+    spread = [(await ask(stranger(), f"2001:db8::{n}")).status_code for n in range(1, 9)]
+    assert spread == [401] * 6 + [429] * 2
+    assert (await strict.http.get("/jobs", headers={"Authorization": "Bearer nonsense"})).status_code == 401
 
 
 async def test_each_replica_grants_its_share(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Deliveries of webhook messages, and a test of a receiver."""
+
+from pydantic import Field
+
+from rayhaul.wire.base import URI, RequestShape, ResponseShape, Timestamp
+
+
+class DeliveryView(ResponseShape):
+    """One try to deliver a webhook message."""
+
+    seq: int = Field(description="Its place in the log of deliveries.")
+    ts: Timestamp = Field(description="When it was tried.")
+    message_id: str = Field(description="The `webhook-id` header.")
+    job_id: str = Field(description="The job that it tells of.")
+    event: str = Field(description="What it tells.")
+    receiver: str = Field(description="Host and port.")
+    attempt: int = Field(description="Tries so far, this one included.")
+    result: str = Field(description="What became of it.")
+    status: int | None = Field(description="The answer's HTTP status; null where there was none.")
+    duration_ms: int = Field(description="Until the answer, in milliseconds.")
+    next_attempt_at: Timestamp | None = Field(description="Null where it is not tried again.")
+
+
+class DeliveryPage(ResponseShape):
+    """Some deliveries."""
+
+    deliveries: list[DeliveryView] = Field(description="Newest first.")
+    next_cursor: str | None = Field(description="For `cursor` of the next page; null on the last one.")
+
+
+class WebhookTestRequest(RequestShape):
+    """Names the receiver of a test message."""
+
+    url: str = Field(min_length=1, max_length=8192, description="The receiver's URL.", json_schema_extra=URI)
+
+
+class WebhookTestReport(ResponseShape):
+    """What became of a test message."""
+
+    message_id: str = Field(description="The `webhook-id` header.")
+    result: str = Field(description="What became of it.")
+    status: int | None = Field(description="The answer's HTTP status; null where there was none.")
+    duration_ms: int = Field(description="Until the answer, in milliseconds.")
+    signed: bool = Field(description="Whether the cluster has a secret to sign with.")
