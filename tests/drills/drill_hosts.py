@@ -7,7 +7,6 @@ the bridge, outside of all three: a machine that is cut off from the head reache
 import asyncio
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,7 +31,9 @@ _RAY = str(Path(sys.executable).with_name("ray"))
 RAYLET = "/raylet/raylet "
 _GCS_PORT = 6379
 _API_PORT = 8000
-_JOIN_S = 120
+_JOIN_S = 180
+#: What `ray start` says when the machine is in.
+_JOINED = "Ray runtime started."
 _DEPLOY_S = 600
 
 
@@ -88,7 +89,7 @@ class Machines(Patient):
             *("start", "--head", "--block", f"--port={_GCS_PORT}", f"--node-ip-address={self.head.address}"),
             *("--dashboard-host=127.0.0.1", "--num-cpus=1", '--resources={"head": 1}'),
         ]
-        self._ray(self.head, options, environment)
+        self._join(self.head, options, environment)
 
     def start_worker(self, number: int, **environment: str) -> None:
         host = self.hosts.hosts[number]
@@ -96,19 +97,36 @@ class Machines(Patient):
             *("start", "--block", f"--address={self.head.address}:{_GCS_PORT}", f"--node-ip-address={host.address}"),
             *("--num-cpus=1", '--resources={"agent": 1}'),
         ]
-        self._ray(host, options, environment)
+        self._join(host, options, environment)
 
-    def _ray(self, host: Host, options: list[str], environment: dict[str, str]) -> None:
+    def _join(self, host: Host, options: list[str], environment: dict[str, str]) -> None:
+        """Start Ray on a machine, and again where it gave up after its 30 s; return when the machine is in."""
+        log = host.directory / "ray-start.log"
+        before = log.read_text().count(_JOINED) if log.exists() else 0
+        started = self._ray(host, options, environment)
+
+        def is_in() -> bool:
+            nonlocal started
+            if log.read_text().count(_JOINED) > before:
+                return True
+            if started.poll() is not None:
+                self.kill_everything_on(host)
+                started = self._ray(host, options, environment)
+            return False
+
+        eventually(is_in, within_s=_JOIN_S, what=f"{host.address} is in")
+
+    def _ray(self, host: Host, options: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with (host.directory / "ray-start.log").open("ab") as log:
-            self._started.append(
-                subprocess.Popen(
-                    [*host.enter(), _RAY, *options, f"--object-store-memory={80 * MIB}"],
-                    env=self._environment() | environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            started = subprocess.Popen(
+                [*host.enter(), _RAY, *options, f"--object-store-memory={80 * MIB}"],
+                env=self._environment() | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
+        self._started.append(started)
+        return started
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAYHAUL_", "RAY_"))}
@@ -137,7 +155,6 @@ class Machines(Patient):
             )
             if done.returncode == 0:
                 return
-            # The GCS listens before the head's raylet takes anybody.
             assert time.monotonic() < deadline_s, done.stdout + done.stderr
             time.sleep(1)
 
@@ -185,13 +202,6 @@ class Machines(Patient):
             yield
         finally:
             _nft(host, "delete table inet drill")
-
-
-def _listens(address: str) -> bool:
-    with suppress(OSError):
-        socket.create_connection((address, _GCS_PORT), timeout=1).close()
-        return True
-    return False
 
 
 def _nft(host: Host, rule: str) -> None:
@@ -266,7 +276,6 @@ def machines(**settings: str) -> Iterator[Machines]:
 def bring_up(found: Machines, *, workers: Mapping[str, str] | None = None, **environment: str) -> None:
     """Start Ray on all three, and Rayhaul on it; the workers' processes find `workers` in their environment too."""
     found.start_head(**environment)
-    eventually(lambda: _listens(found.head.address), within_s=_JOIN_S, what="the head runs")
     for number in (1, 2):
         found.start_worker(number, **environment, **(workers or {}))
     found.deploy()
