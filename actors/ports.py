@@ -45,6 +45,8 @@ class Accepted:
 
     job_ids: tuple[str, ...]
     replayed: bool = False
+    #: The job that a submission of one has made now, so that its answer needs no look into the ledger.
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,7 +164,7 @@ class Scheduler:
                     user_id=submission.user_id, key=key, fingerprint=fingerprint, job_ids=ids, created_at=draft.now
                 )
             )
-        return Accepted(job_ids=ids)
+        return Accepted(job_ids=ids, job=jobs[0] if len(jobs) == 1 else None)
 
     async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:
         def apply(draft: Draft) -> Job:

@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from actors.ports import Accepted, Command, Submission
 from rayhaul import tracing
-from rayhaul.errors import Conflict, Unavailable
+from rayhaul.errors import Conflict
 from rayhaul.job import Job, JobSpec, JobStatus
 from rayhaul.ledger.base import JobFilter, Viewer
 from rayhaul.policy.admission import InvalidField, admit
@@ -65,7 +65,8 @@ async def create_job(request: Request, caller: Caller) -> Response:
         spec = _admitted(asked, replica)
     submission = _submission(request, caller, (spec,), asked)
     accepted = await _submitted(replica, submission)
-    job = await _accepted_job(replica, caller, submission, accepted)
+    # One that an earlier request has made may be anywhere by now.
+    job = accepted.job or await replica.ledger.job(caller, accepted.job_ids[0])
     visit_of(request.scope).job_id = job.id
     headers = _replayed(accepted) | {"Location": f"/jobs/{job.id}"}
     return reply(await _view(replica, job), status=201, headers=headers)
@@ -264,24 +265,6 @@ def fingerprint(asked: BaseModel) -> str:
     canonical = asked.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-async def _accepted_job(replica: Replica, caller: Viewer, submission: Submission, accepted: Accepted) -> Job:
-    """Return the job as the ledger has it; it was accepted, so a ledger out of reach is no reason to tell a failure."""
-    try:
-        return await replica.ledger.job(caller, accepted.job_ids[0])
-    except Unavailable:
-        if accepted.replayed:
-            raise
-        return Job(
-            id=accepted.job_ids[0],
-            user_id=submission.user_id,
-            correlation_id=submission.correlation_id,
-            traceparent=submission.traceparent,
-            spec=submission.specs[0],
-            key=submission.specs[0].key,
-            created_at=replica.now,
-        )
 
 
 def _replayed(accepted: Accepted) -> dict[str, str]:

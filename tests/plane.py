@@ -115,7 +115,7 @@ class SmallPlane:
                 )
             events = [self._event(job, JobEvent.CREATED, {"url": job.spec.url}) for job in jobs]
             await self._ledger.commit(Batch(jobs_new=jobs, events=events, idempotency=records))
-            return Accepted(job_ids=ids)
+            return Accepted(job_ids=ids, job=jobs[0] if len(jobs) == 1 else None)
 
     async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:
         job = await self._ledger.job(viewer, job_id)
