@@ -98,6 +98,16 @@ class Books:
             time.sleep(_POLL_S)
         raise AssertionError(f"no event {name!r} within {within_s} s")
 
+    def await_handed_back(self, agent: str, *, within_s: float) -> None:
+        """Return when an agent holds no lease any more; where others have parts of its jobs, no event tells of it."""
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            with suppress(Unavailable):
+                if all(lease.agent != agent for lease in self._runner.run(self._ledger.state()).leases):
+                    return
+            time.sleep(_POLL_S)
+        raise AssertionError(f"{agent} has leases still after {within_s} s")
+
     def await_final(self, job_ids: Iterable[str], *, within_s: float, each: Callable[[], None] | None = None) -> None:
         """Return when all these jobs are final; call `each` at every look."""
         wanted = set(job_ids)

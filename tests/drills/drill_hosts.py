@@ -185,6 +185,12 @@ class Machines(Patient):
         self.start_worker(self.hosts.hosts.index(host))
         return True
 
+    def make_whole(self) -> None:
+        """Bring back the machines that a drill before has cost; return when both agents are there."""
+        for host in self.hosts.hosts[1:]:
+            self.bring_back(host)
+        self.await_ready(agents=2, within_s=240)
+
     @contextmanager
     def cut_off(self, host: Host) -> Iterator[None]:
         """Drop all packets between a machine and the other two, both ways; it reaches bucket and origin still."""

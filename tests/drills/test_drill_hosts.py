@@ -87,16 +87,15 @@ def test_f33_a_partition_of_five_seconds(three: Machines, begin: Begin) -> None:
 def test_f33_a_partition_of_two_minutes(three: Machines, begin: Begin) -> None:
     """Cut off for 120 s: its jobs go on elsewhere, it stops by itself, and nothing it does counts any more."""
     drill = begin("F33", "an agent's machine is cut off for 120 s (nft drop)")
-    three.await_ready(agents=2)
+    three.make_whole()
     wanted = three.submit(three.origin, files("f33b", 4, 192 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 8)
     agent = three.holder_of(next(iter(wanted)), bytes_min=2 * MIB)
     host = host_of(three, agent)
     pid = three.agent_pid(agent)
-    seq = three.books.last_seq()
     drill.strike()
     with three.cut_off(host):
-        three.books.await_event("requeued", after=seq, within_s=110, of=wanted)
-        drill.see("requeued")
+        three.books.await_handed_back(agent, within_s=110)
+        drill.see("handed back")
         cut_s = 0.0
         while drill.elapsed_s() < 120:
             cut_s = drill.elapsed_s()
@@ -121,7 +120,7 @@ def test_f42_blackouts(three: Machines, begin: Begin) -> None:
     """Cut off for 2 s in every 20 s, three times, while jobs run: all complete, nothing is taken away."""
     drill = begin("F42", "an agent's machine is cut off for 2 s every 20 s, three times")
     drill.remark("scaled down from 5 s every 60 s for 10 min")
-    three.await_ready(agents=2)
+    three.make_whole()
     wanted = three.submit(three.origin, files("f42", 6, 64 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 4)
     agent = three.holder_of(next(iter(wanted)), bytes_min=MIB)
     host = host_of(three, agent)
@@ -141,7 +140,7 @@ def test_f42_blackouts(three: Machines, begin: Begin) -> None:
 def test_f40_the_head_is_lost_and_comes_back(three: Machines, begin: Begin) -> None:
     """SIGKILL of all that runs on the head's machine, GCS and scheduler included: started again, nothing is lost."""
     drill = begin("F40", "the head's machine loses everything (SIGKILL), and is started again; GCS storage on RocksDB")
-    three.await_ready(agents=2)
+    three.make_whole()
     wanted = three.submit(three.origin, files("f40", 6, 48 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 4)
     three.holder_of(next(iter(wanted)), bytes_min=2 * MIB)
     agents = set(three.processes(AGENT))
@@ -165,17 +164,16 @@ def test_f40_the_head_is_lost_and_comes_back(three: Machines, begin: Begin) -> N
 def test_f32_a_raylet_is_killed(three: Machines, begin: Begin) -> None:
     """SIGKILL of the raylet under an agent: the agent dies with it, its jobs go on elsewhere."""
     drill = begin("F32", "SIGKILL of the raylet of an agent's machine")
-    three.await_ready(agents=2)
+    three.make_whole()
     wanted = three.submit(three.origin, files("f32", 4, 48 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 4)
     agent = three.holder_of(next(iter(wanted)), bytes_min=2 * MIB)
     host, pid = host_of(three, agent), three.agent_pid(agent)
-    seq = three.books.last_seq()
     drill.strike()
     three.kill_raylet(host)
     eventually(lambda: not runs(pid), within_s=5, what="the agent dies with its raylet")
     died_s = drill.elapsed_s()
-    three.books.await_event("requeued", after=seq, within_s=120, of=wanted)
-    drill.see("requeued")
+    three.books.await_handed_back(agent, within_s=120)
+    drill.see("handed back")
     assert three.bring_back(host)
     three.books.await_final(wanted, within_s=300)
     three.await_ready(agents=2, within_s=240)
@@ -189,7 +187,7 @@ def test_f32_a_raylet_is_killed(three: Machines, begin: Begin) -> None:
 def test_f32_without_the_parent_death_signal(three: Machines, begin: Begin) -> None:
     """The same with PR_SET_PDEATHSIG off (strace answers prctl): the agent runs on for a while; the ledger holds."""
     drill = begin("F32", "SIGKILL of the raylet of an agent's machine, PR_SET_PDEATHSIG off", null=True)
-    three.await_ready(agents=2)
+    three.make_whole()
     host = three.hosts.hosts[1]
     (raylet,) = three.processes(RAYLET, host)
     # Ray keeps processes ready that it has not given anything to do yet: the agent may begin in one of them.
