@@ -44,6 +44,9 @@ _OBJECT_STORE_BYTES = 128 * 1024 * 1024
 _READY_TIMEOUT_S = 60.0
 _BUCKET_DIR = "bucket"
 _PORTS_FILE = "bucket-ports"
+#: Ray gives itself 30 s to start (raylet_start_wait_time_s in its node.py), which a busy machine may not keep.
+_RAY_STARTS_MAX = 3
+_SLOW_START = "timed out during startup"
 _REAP_TIMEOUT_S = 5.0
 _REAP_POLL_S = 0.05
 #: In the environment of every process that Ray starts for us: how those that outlive `up` are told from all others.
@@ -199,10 +202,25 @@ class EmbeddedCluster:
         os.environ.update(_ray_environment(place, temp_dir))
         import ray  # noqa: PLC0415 - see above
 
-        from actors.runtime import NAMESPACE  # noqa: PLC0415
-
         self._stack.callback(_reap, place.data_dir)
         self._stack.callback(ray.shutdown)
+        for _ in range(_RAY_STARTS_MAX - 1):
+            try:
+                return self._init_ray(temp_dir)
+            except ServiceError as error:
+                if _SLOW_START not in error.message:
+                    raise
+                self._say("Ray once more: this machine is slow")
+                ray.shutdown()
+                _reap(place.data_dir)
+        return self._init_ray(temp_dir)
+
+    def _init_ray(self, temp_dir: Path) -> str:
+        """Return the dashboard's URL. Raises: ServiceError."""
+        import ray  # noqa: PLC0415
+
+        from actors.runtime import NAMESPACE  # noqa: PLC0415
+
         try:
             context = ray.init(
                 # Never an existing cluster: one may be running beside us.

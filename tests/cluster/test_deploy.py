@@ -1,5 +1,6 @@
 """`rayhaul deploy` and `undeploy` on a real Ray that grows by itself; and Serve's own way, which is KubeRay's."""
 
+import re
 import subprocess
 import sys
 import urllib.request
@@ -24,6 +25,7 @@ from serve_app.seaweed import Seaweed
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/how-to/python.md"
 TIMEOUT_S = 400
 
 
@@ -108,7 +110,37 @@ def test_deploy_and_undeploy(ray: Attached, store: Seaweed, origin: Origin) -> N
     with ray.client() as client:
         job = client.wait(client.submit(origin.add("short.bin", size=9 * MIB, seed=4)).id, timeout_s=120)
         assert sha256_of_object(client, job.id) == content_sha256(4, 9 * MIB)
+        printed = _printed_in_a_ray_task(ray, origin.add("task.bin", size=MIB, seed=5))
+        (newest,) = client.list(limit=1).jobs
+        assert newest.result is not None
+        assert printed == newest.result.key
+        assert sha256_of_object(client, newest.id) == content_sha256(5, MIB)
     _undeploy(ray)
+
+
+def _printed_in_a_ray_task(ray: Attached, url: str) -> str:
+    """Run the document's example against this cluster; return what it printed last."""
+    found = re.search(r"<!-- tested: in a Ray task -->\n```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert found is not None
+    text = found[1]
+    for placeholder, ours in (
+        ('"RAYHAUL_URL": "https://…"', f'"RAYHAUL_URL": "{ray.url}"'),
+        ('"RAYHAUL_API_KEY": "…"', f'"RAYHAUL_API_KEY": "{ray.key}"'),
+        ("https://files.example/data.bin", url),
+    ):
+        assert placeholder in text
+        text = text.replace(placeholder, ours)
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        env={**ray.environment, "RAY_ADDRESS": ray.address},
+        cwd=ray.directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
 
 
 def _undeploy(ray: Attached) -> None:

@@ -82,6 +82,16 @@ class Machines(Patient):
             for path in (host.tmp / "ray").glob(f"session_2*/logs/worker-*-{inner}.err")
         ]
 
+    def core_log_paths(self, pid: int) -> list[Path]:
+        """Return where Ray's own part of a process logs; to be asked for while it runs."""
+        inner = _inner_pid(pid)
+        return [
+            path
+            for host in self.hosts.hosts
+            if pid in _processes(host)
+            for path in (host.tmp / "ray").glob(f"session_2*/logs/python-core-worker-*_{inner}.log")
+        ]
+
     # --- starting ---
 
     def start_head(self, **environment: str) -> None:

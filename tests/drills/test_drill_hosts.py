@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from drill_audit import Content
@@ -168,10 +169,13 @@ def test_f32_a_raylet_is_killed(three: Machines, begin: Begin) -> None:
     wanted = three.submit(three.origin, files("f32", 4, 48 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 4)
     agent = three.holder_of(next(iter(wanted)), bytes_min=2 * MIB)
     host, pid = host_of(three, agent), three.agent_pid(agent)
+    said = three.core_log_paths(pid)
     drill.strike()
     three.kill_raylet(host)
     eventually(lambda: not runs(pid), within_s=5, what="the agent dies with its raylet")
     died_s = drill.elapsed_s()
+    assert said
+    assert not has_noticed(said), "Ray has ended it, not the kernel"
     three.books.await_handed_back(agent, within_s=120)
     drill.see("handed back")
     assert three.bring_back(host)
@@ -199,17 +203,22 @@ def test_f32_without_the_parent_death_signal(three: Machines, begin: Begin) -> N
     wanted = three.submit(three.origin, files("f32null", 4, 48 * MIB), rate_bytes_per_s=RATE_BYTES_PER_S // 4)
     three.holder_of(next(iter(wanted)), bytes_min=2 * MIB)
     (pid,) = three.processes(AGENT, host)
+    said = three.core_log_paths(pid)
     drill.strike()
     three.kill_raylet(host)
     while runs(pid) and drill.elapsed_s() < 60:
         time.sleep(0.02)
     outlived_s = drill.elapsed_s()
+    noticed = has_noticed(said)
     assert three.bring_back(host)
     three.books.await_final(wanted, within_s=300)
     three.await_ready(agents=2, within_s=240)
     drill.recover()
     three.check(drill, wanted)
-    drill.remark(
-        f"the agent ran on for {outlived_s:.1f} s; Ray ends actors that are in no call by itself after seconds"
-    )
-    assert outlived_s > 1, "it died at once all the same: PR_SET_PDEATHSIG is not what stops it"
+    drill.remark(f"the agent ran on for {outlived_s:.1f} s, until Ray itself saw that the raylet was gone: {noticed}")
+    assert noticed, "the kernel ended it all the same: PR_SET_PDEATHSIG is not off"
+
+
+def has_noticed(said: list[Path]) -> bool:
+    """Whether Ray's part of a process has seen that its raylet was gone: whom the kernel kills sees nothing."""
+    return any("because the local raylet failed" in path.read_text() for path in said)
