@@ -221,13 +221,13 @@ class Meter:
         for key in [key for key in self._gauges if key[0] == metric.name]:
             del self._gauges[key]
 
-    def observe(self, metric: Metric, value: float, *labels: str, trace_id: str | None = None) -> None:
-        """Note a value; `trace_id` is that of a recorded trace it belongs to."""
+    def observe(self, metric: Metric, value: float, *labels: str, trace_id: str | None = None, times: int = 1) -> None:
+        """Note a value, which was seen so many times; `trace_id` is that of a recorded trace it belongs to."""
         key = (metric.name, _checked(metric, labels))
         counts, total = self._histograms.setdefault(key, ([0] * (len(metric.buckets) + 1), [0.0]))
         bucket = bisect_left(metric.buckets, value)
-        counts[bucket] += 1
-        total[0] += value
+        counts[bucket] += times
+        total[0] += value * times
         if trace_id is not None:
             self._exemplars.setdefault(key, {})[bucket] = Exemplar(trace_id, value, self._clock())
 
