@@ -147,7 +147,8 @@ class Metadata:
     fetch_ms: int
     #: `algorithm:hex` of the whole file, as the source tells it; algorithm sha256 or md5.
     digest: str | None = None
-    #: SHA-256 in hex of the Metalink document that the URL serves in place of the file; None: it serves the file.
+    #: What the URL serves in place of the file: the SHA-256 in hex of a Metalink document, or the info-hash (`urn:bt…`)
+    #: of a .torrent; None: it serves the file.
     described_by: str | None = None
     #: Which of the job's sources said so: 0 is its URL, n its n-th mirror.
     source: int = 0

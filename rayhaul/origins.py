@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from rayhaul.job import Job, JobSpec
+from rayhaul.redaction import topic_of
 
 _PORTS = {"http": 80, "https": 443, "ftp": 21, "ftpes": 21, "ftps": 990, "sftp": 22}
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL; of an object in our own store its bucket, `s3:bucket`.
+    """Return the host of a URL; of an object in our own store its bucket, `s3:bucket`; of a torrent, its info-hash.
 
     >>> host_of("https://user:pass@Example.org/a"), host_of("http://[::1]:8080/")
     ('example.org:443', '[::1]:8080')
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
+    if parts.scheme == "magnet":
+        return topic_of(url) or "magnet:"
     if parts.scheme == "s3":
         return f"s3:{host}"
     port = parts.port or _PORTS.get(parts.scheme, 0)

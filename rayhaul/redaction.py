@@ -15,6 +15,9 @@ HIDDEN = "***"
 
 #: Whatever follows the scheme up to a blank or a bracket; quotes may stand in a password.
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s\"<>]+")
+#: Trackers in it have passwords in their paths, and encoded URLs are none for the pattern above.
+_MAGNET = re.compile(r"\bmagnet:\?[^\s\"<>]+", re.IGNORECASE)
+_TOPIC = re.compile(r"[?&]xt(?:\.\d{1,3})?=urn:(bt[im]h:[0-9a-z]{32,72})(?![0-9a-z])", re.IGNORECASE)
 #: What closes a sentence or a quotation around a URL is none of its path.
 _AFTER_URL = "'),.;:]}"
 #: A query without a URL before it: libraries tell of paths.
@@ -42,7 +45,12 @@ def redacted(url: str) -> str:
 
     >>> redacted("https://me:pw@files.example/a/b.iso?token=x#y")
     'https://files.example/a/b.iso'
+    >>> redacted("magnet:?xt=urn:btih:" + "a" * 40 + "&tr=https://tracker.example/passkey/announce")
+    'magnet:?xt=urn:btih:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'
     """
+    if url[:7].lower() == "magnet:":
+        topic = topic_of(url)
+        return f"magnet:?xt=urn:{topic}" if topic else "magnet:"
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -53,12 +61,20 @@ def redacted(url: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
+def topic_of(url: str) -> str:
+    """Return what a magnet link is about, `btih:…` or `btmh:…` in lower case; nothing where it does not say."""
+    found = _TOPIC.search(url)
+    return "" if found is None else found[1].lower()
+
+
 def without_url_secrets(text: str) -> str:
     """Return the text with every URL in it cut down to scheme, host and path.
 
     >>> without_url_secrets("GET https://me:pw@files.example/a?sig=1 said 403")
     'GET https://files.example/a said 403'
     """
+    if "magnet:" in text.lower():
+        text = _MAGNET.sub(_redacted_match, text)
     return _URL.sub(_redacted_match, text) if "://" in text else text
 
 

@@ -139,6 +139,16 @@ class SourcesSettings(_Group):
         "a file on every machine; empty: there is no such source.",
     )
 
+    torrent_scratch: str | None = Field(
+        None,
+        min_length=1,
+        description="Directory on every machine for the pieces of torrents that are being read; empty: there are no "
+        "sources of the kind `magnet:`, and a .torrent is a file like any other.",
+    )
+    torrent_scratch_bytes_max: int = Field(
+        20 * 1024 * MIB, gt=0, description="The most that one agent keeps there; no larger file is read from a torrent."
+    )
+
     _split = field_validator("s3_buckets", mode="before")(_split_commas)
 
     @field_validator("s3_buckets")

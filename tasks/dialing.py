@@ -66,14 +66,14 @@ class Dialer:
         self.source = source
         self.slots = slots
         self.meter = meter
-        self._guard = guard
+        self.guard = guard
         self._egress = egress
         self._resolver = resolver
 
     def place(self, url: str) -> Place:
         """Return where the file of a URL lies. Raises: InvalidRequest; EgressDenied."""
         try:
-            return Place.of(self._guard, url)
+            return Place.of(self.guard, url)
         except Denied as denied:
             self._deny(denied, redacted(url))
             raise
@@ -124,7 +124,7 @@ class Dialer:
         except OSError as error:
             raise SourceUnreachable(f"The name {host} cannot be resolved.") from error
         for record in records:
-            self._guard.check_address(record["host"], port, host, ports=ports)
+            self.guard.check_address(record["host"], port, host, ports=ports)
         return records
 
     async def _first_of(self, records: Sequence[ResolveResult], host: str) -> socket.socket:

@@ -8,8 +8,13 @@ EXTRAS = {
     "ftps": ("ftp", "aioftp"),
     "ftpes": ("ftp", "aioftp"),
     "sftp": ("sftp", "asyncssh"),
+    "magnet": ("torrent", "libtorrent"),
 }
 
+
+TORRENTS_OFF = (
+    "BitTorrent is off; an operator names a directory for its scratch on every machine (sources.torrent_scratch)."
+)
 
 _LIBRARIES = {**EXTRAS, "metalink": ("metalink", "defusedxml")}
 

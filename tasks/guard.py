@@ -231,6 +231,21 @@ class AddressGuard:
         if port not in (self._ports if ports is None else ports) and not self._is_allowed(parsed, port, host):
             raise Denied(Reason.PORT)
 
+    def networks(self) -> Iterator[tuple[_Network, bool]]:
+        """Yield networks, and whether any port of theirs may be connected to; of two that overlap the later one counts.
+
+        For a library with a filter of its own, in front of `check_address`: that one knows ports and addresses in
+        addresses as well.
+        """
+        table: tuple[tuple[_Network, Reason], ...] = (*_V4_TABLE, *_V6_TABLE)
+        for network, _ in table:
+            yield network, False
+        for address in self._own:
+            yield ip_network(address), False
+        for entry in self._allow:
+            if entry.network is not None:
+                yield entry.network, True
+
     def check_url(self, text: str) -> URL:
         """Return the URL as it will be fetched, user info included. Asks no resolver, so it serves the API as well.
 

@@ -13,12 +13,19 @@ from tasks.probe import ask
 #: Of Metalink 4. Source: RFC 5854 8.1.
 _MEDIA_TYPE = "application/metalink4+xml"
 _SUFFIX = ".meta4"
+_TORRENT_MEDIA_TYPE, _TORRENT_SUFFIX = "application/x-bittorrent", ".torrent"
 
 
 def describes(found: Metadata) -> bool:
     """Return whether what was probed is no file, but a Metalink document that describes one."""
     media_type = (found.content_type or "").partition(";")[0].strip().lower()
     return media_type == _MEDIA_TYPE or urlsplit(found.final_url).path.lower().endswith(_SUFFIX)
+
+
+def describes_torrent(found: Metadata) -> bool:
+    """Return whether what was probed is no file, but a .torrent that describes some."""
+    media_type = (found.content_type or "").partition(";")[0].strip().lower()
+    return media_type == _TORRENT_MEDIA_TYPE or urlsplit(found.final_url).path.lower().endswith(_TORRENT_SUFFIX)
 
 
 class HttpTransport:

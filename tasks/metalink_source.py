@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
-from rayhaul.errors import SourceChanged, SourceRefused, SourceTimeout
+from rayhaul.errors import SourceChanged, SourceRefused
 from rayhaul.job import Metadata
 from rayhaul.policy.naming import clean
+from tasks.documents import read_document
 from tasks.egress import GuardedClient
 from tasks.http_transport import HttpTransport, describes
 from tasks.links import Link, is_same_origin
 from tasks.metalink import DOCUMENT_BYTES_MAX, Metalink
 from tasks.pieces import around, checked
-from tasks.source import check_coding, classify_status
 from tasks.transport import Transport
 
 #: Documents that are remembered by a process: each connection of a lease asks for its own.
@@ -114,11 +114,7 @@ class MetalinkTransport:
 
     async def _read(self, link: Link) -> tuple[str, Metalink]:
         """Return a document and its SHA-256 in hex. Raises: SourceError; EgressDenied."""
-        try:
-            async with asyncio.timeout(self._client.source.probe_timeout_s):
-                document = await self._document(link)
-        except TimeoutError as err:
-            raise SourceTimeout from err
+        document = await read_document(self._client, link, bytes_max=DOCUMENT_BYTES_MAX, kind="Metalink")
         # Megabytes of XML take a while.
         metalink = await asyncio.to_thread(Metalink.parse, document)
         described_by = hashlib.sha256(document).hexdigest()
@@ -126,18 +122,6 @@ class MetalinkTransport:
             del self._documents[next(iter(self._documents))]
         self._documents[described_by] = metalink
         return described_by, metalink
-
-    async def _document(self, link: Link) -> bytes:
-        document = b""
-        async with self._client.open_now(link.url, headers=link.headers) as answer:
-            if answer.status != 200:
-                raise classify_status(answer.status, answer.headers)
-            check_coding(answer)
-            while piece := await answer.read():
-                document += piece
-                if len(document) > DOCUMENT_BYTES_MAX:
-                    raise SourceRefused(f"The Metalink document has more than {DOCUMENT_BYTES_MAX} bytes.")
-        return document
 
     def _target(self, link: Link, metalink: Metalink) -> Link:
         """Return where the file itself is: the best of its URLs."""

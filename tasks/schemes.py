@@ -3,18 +3,22 @@
 from rayhaul.errors import InvalidRequest
 from rayhaul.settings import Settings
 from tasks.bucket_rules import BucketRules
-from tasks.extras import EXTRAS, lacks
+from tasks.extras import EXTRAS, TORRENTS_OFF, lacks
 from tasks.guard import AddressGuard
+from tasks.magnet import Magnet
 from tasks.places import Place
 
 _HTTP = frozenset({"http", "https"})
-_KNOWN = ", ".join(f"{scheme}://" for scheme in ["http", "https", "s3", *EXTRAS])
+_OPAQUE = frozenset({"magnet"})
+_KNOWN = ", ".join(f"{scheme}:" if scheme in _OPAQUE else f"{scheme}://" for scheme in ["http", "https", "s3", *EXTRAS])
 
 
 class SourceRules:
     def __init__(self, settings: Settings, guard: AddressGuard) -> None:
         self._guard = guard
         self._buckets = BucketRules(settings.sources, settings.s3)
+        self._reads_torrents = settings.sources.torrent_scratch is not None
+        self._tracker_ports = settings.egress.ports
         self._knows_hosts = settings.sources.sftp_known_hosts is not None
 
     def check(self, url: str) -> None:
@@ -28,6 +32,9 @@ class SourceRules:
         elif scheme in EXTRAS:
             if (lack := lacks(scheme)) is not None:
                 raise InvalidRequest(lack)
+            if scheme == "magnet":
+                self._check_magnet(url)
+                return
             place = Place.of(self._guard, url)
             if scheme == "sftp":
                 self._check_sftp(place)
@@ -35,6 +42,11 @@ class SourceRules:
             self._guard.check_url(url)
         else:
             raise InvalidRequest(f"The URL must begin with one of {_KNOWN}.")
+
+    def _check_magnet(self, url: str) -> None:
+        if not self._reads_torrents:
+            raise InvalidRequest(TORRENTS_OFF)
+        Magnet.parse(self._guard, url, tracker_ports=self._tracker_ports)
 
     def _check_sftp(self, place: Place) -> None:
         if not self._knows_hosts:

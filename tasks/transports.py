@@ -1,8 +1,9 @@
 """Which transport a link is read by: its scheme decides."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rayhaul.errors import SourceRefused
 from rayhaul.job import Metadata
@@ -11,11 +12,14 @@ from tasks.bucket_rules import BucketRules, StoredObject
 from tasks.bucket_source import BucketTransport
 from tasks.dialing import Dialer
 from tasks.egress import GuardedClient
-from tasks.extras import EXTRAS, lacks
-from tasks.http_transport import HttpTransport, describes
+from tasks.extras import EXTRAS, TORRENTS_OFF, lacks
+from tasks.http_transport import HttpTransport, describes, describes_torrent
 from tasks.links import Link
 from tasks.sink import Sink
 from tasks.transport import Transport
+
+if TYPE_CHECKING:
+    from tasks.torrent_source import TorrentTransport
 
 _NONE: Mapping[str, Transport] = MappingProxyType({})
 
@@ -24,32 +28,48 @@ class Transports:
     """All that an agent reads by. One per process."""
 
     def __init__(
-        self, client: GuardedClient, others: Mapping[str, Transport] = _NONE, *, bucket: BucketTransport | None = None
+        self,
+        client: GuardedClient,
+        others: Mapping[str, Transport] = _NONE,
+        *,
+        bucket: BucketTransport | None = None,
+        torrents: "TorrentTransport | None" = None,
+        lacks_torrents: bool = False,
     ) -> None:
-        """`client` reads HTTP, `others` what their schemes say. Whatever else is asked for, HTTP refuses."""
+        """`client` reads HTTP, `others` what their schemes say. Whatever else is asked for, HTTP refuses.
+
+        `lacks_torrents`: they are switched on, but this machine has no library for them.
+        """
         self._plain = HttpTransport(client)
-        self._http = _describing(client, self._by_plain)
+        self._http = _describing(client, self._by_plain, torrents, lacks_torrents=lacks_torrents)
         self._bucket = bucket
         self._others = dict(others)
         if bucket is not None:
             self._others["s3"] = bucket
+        self._torrents = torrents
+        if torrents is not None:
+            self._others["magnet"] = torrents
 
     @classmethod
     def of(cls, settings: Settings, client: GuardedClient, sink: Sink) -> Self:
         """Return all that the settings allow, and the libraries at hand can do."""
         bucket = BucketTransport(sink, BucketRules(settings.sources, settings.s3), settings.source)
         dialer = Dialer(client.guard, settings.egress, settings.source, slots=client.slots, meter=sink.meter)
-        return cls(client, _optional(dialer, settings), bucket=bucket)
+        torrents = _torrents(dialer, settings)
+        lacks_torrents = settings.sources.torrent_scratch is not None and torrents is None
+        return cls(client, _optional(dialer, settings), bucket=bucket, torrents=torrents, lacks_torrents=lacks_torrents)
 
     async def aclose(self) -> None:
         if self._bucket is not None:
             await self._bucket.aclose()
+        if self._torrents is not None:
+            await self._torrents.aclose()
 
     def by(self, url: str) -> Transport:
         """Raises: SourceRefused where this machine lacks a library for it."""
         scheme = url.partition(":")[0].lower()
         if scheme in EXTRAS and scheme not in self._others:
-            raise SourceRefused(lacks(scheme) or "")
+            raise SourceRefused(lacks(scheme) or TORRENTS_OFF)
         return self._others.get(scheme, self._http)
 
     def _by_plain(self, url: str) -> Transport:
@@ -79,19 +99,51 @@ def _optional(dialer: Dialer, settings: Settings) -> Mapping[str, Transport]:
     return found
 
 
-class _Undescribed(HttpTransport):
-    """HTTP on a machine that cannot read descriptions of files."""
+class _Undescribed:
+    """HTTP on a machine that cannot read one kind of descriptions of files."""
+
+    def __init__(self, others: Transport, describes: Callable[[Metadata], bool], kind: str) -> None:
+        self._others = others
+        self._describes = describes
+        self._kind = kind
+        self.open_range = others.open_range
+        self.open_whole = others.open_whole
 
     async def probe(self, link: Link, filename: str | None) -> Metadata:
-        found = await super().probe(link, filename)
-        if describes(found):
-            raise SourceRefused(lacks("metalink") or "")
+        found = await self._others.probe(link, filename)
+        if found.described_by is None and self._describes(found):
+            raise SourceRefused(lacks(self._kind) or "")
         return found
 
 
-def _describing(client: GuardedClient, by: Callable[[str], Transport]) -> Transport:
-    if lacks("metalink") is not None:
-        return _Undescribed(client)
-    from tasks.metalink_source import MetalinkTransport  # noqa: PLC0415
+def _describing(
+    client: GuardedClient,
+    by: Callable[[str], Transport],
+    torrents: "TorrentTransport | None",
+    *,
+    lacks_torrents: bool,
+) -> Transport:
+    described: Transport = _Undescribed(HttpTransport(client), describes, "metalink")
+    if lacks("metalink") is None:
+        from tasks.metalink_source import MetalinkTransport  # noqa: PLC0415
 
-    return MetalinkTransport(client, by)
+        described = MetalinkTransport(client, by)
+    if lacks_torrents:
+        return _Undescribed(described, describes_torrent, "magnet")
+    if torrents is None:
+        return described
+    from tasks.torrent_source import TorrentDocuments  # noqa: PLC0415
+
+    return TorrentDocuments(client, described, torrents)
+
+
+def _torrents(dialer: Dialer, settings: Settings) -> "TorrentTransport | None":
+    """Return what reads torrents; None where nobody has switched it on, or the library is not here."""
+    sources = settings.sources
+    if sources.torrent_scratch is None or lacks("magnet") is not None:
+        return None
+    from tasks.torrent_source import TorrentTransport  # noqa: PLC0415
+
+    return TorrentTransport.of(
+        dialer, Path(sources.torrent_scratch), sources.torrent_scratch_bytes_max, settings.egress
+    )

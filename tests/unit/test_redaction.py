@@ -19,6 +19,9 @@ KEY = "rayhaul_live_4kQ0ZbR7_0aGhb1pQ0aGhb1pQ0aGhb1pQ0aGhb1pQ0aGhb1pQ0aG_2Bq9Zk"
         ("https://me:it's@h/p", "https://h/p"),
         ("https://[::1]:99/p?q", "https://[::1]:99/p"),
         ("https://[broken/p?q=s3cr3t", "(unreadable URL)"),
+        (f"magnet:?xt=urn:btih:{'A' * 40}&tr=http%3A%2F%2Ft%2Fs3cr3t&x=1 is", f"magnet:?xt=urn:btih:{'a' * 40} is"),
+        (f"'magnet:?tr=http://t/s3cr3t/a&xt=urn:btmh:1220{'b' * 64}'", f"'magnet:?xt=urn:btmh:1220{'b' * 64}'"),
+        ("Magnet:?tr=http://t/s3cr3t/a", "magnet:"),
         ("postgresql+psycopg://me:s3cr3t@db:5432/rayhaul", "postgresql+psycopg://db:5432/rayhaul"),
     ],
 )

@@ -25,11 +25,12 @@ def rules(**sources: str) -> SourceRules:
         "sftp://a:b@a.example/f",
         "sftp://a@93.184.216.34/~/f",
         "s3://media/f",
+        f"magnet:?xt=urn:btih:{'a' * 40}&tr=https%3A%2F%2Fa.example%2Fannounce",
     ],
 )
 def test_what_is_taken(url: str) -> None:
     """With everything installed and switched on."""
-    rules(s3_buckets="media", sftp_known_hosts="a.example ssh-ed25519 AAAA").check(url)
+    rules(s3_buckets="media", sftp_known_hosts="a.example ssh-ed25519 AAAA", torrent_scratch="/scratch").check(url)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_what_is_taken(url: str) -> None:
     [
         ("gopher://a.example/f", "http://, https://, s3://, ftp://"),
         ("file:///etc/passwd", "must begin with"),
-        ("magnet:?xt=urn:btih:0", "must begin with"),
+        ("magnet:?xt=urn:btih:0", r"sources\.torrent_scratch"),
         ("a.example/f", "must begin with"),
         ("ftp://a.example/", "name a file"),
         ("ftp:///f", "no host"),
@@ -71,7 +72,10 @@ def test_what_is_denied(url: str) -> None:
         rules().check(url)
 
 
-@pytest.mark.parametrize(("url", "extra"), [("ftp://a.example/f", "ftp"), ("sftp://a:b@a.example/f", "sftp")])
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [("ftp://a.example/f", "ftp"), ("sftp://a:b@a.example/f", "sftp"), ("magnet:?xt=urn:btih:0", "torrent")],
+)
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, url: str, extra: str) -> None:
     """What is not installed says how it is."""
     monkeypatch.setattr(extras, "find_spec", lambda _: None)

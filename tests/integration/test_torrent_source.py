@@ -1,0 +1,517 @@
+"""BitTorrent as a source: real seeders on loopback, and all that a stranger's torrent can try."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libtorrent as lt
+import psutil
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from inprocess import quick_settings, running_service
+from lease_bench import PART, Bench, Control, Side, running
+from origin import content_bytes
+from torrents import PIECE, Shared, seeding, share, tracking
+
+from rayhaul import AsyncClient
+from rayhaul.errors import (
+    ChecksumMismatch,
+    EgressDenied,
+    Internal,
+    InvalidRequest,
+    SourceBusy,
+    SourceChanged,
+    SourceRefused,
+    SourceStalled,
+    SourceTimeout,
+    SourceTooLarge,
+)
+from rayhaul.job import Metadata
+from rayhaul.metrics import EGRESS_DENIED, Meter
+from rayhaul.settings import EgressSettings, SourceSettings, SourcesSettings
+from serve_app.seaweed import Seaweed
+from tasks import extras
+from tasks.dialing import Dialer
+from tasks.guard import AddressGuard
+from tasks.links import Link
+from tasks.scratch import Scratch
+from tasks.swarm import Swarm
+from tasks.torrent_proxy import TorrentProxy
+from tasks.torrent_source import TorrentTransport
+from tasks.transports import Transports
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+#: The middle one of three: its first and last pieces are shared with its neighbours.
+SIZE = 3 * PART + 7
+BEFORE, AFTER = 700_001, 300_003
+INDEX = 1
+PIECES = -(-(BEFORE + SIZE + AFTER) // PIECE)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    return share(
+        tmp_path_factory.mktemp("seed"),
+        {
+            "a.bin": content_bytes(1, 0, BEFORE),
+            "file.bin": content_bytes(7, 0, SIZE),
+            "c.bin": content_bytes(2, 0, AFTER),
+        },
+    )
+
+
+@asynccontextmanager
+async def torrents(
+    scratch: Path,
+    *allow: str,
+    bytes_max: int = 10**9,
+    linger_s: float = 60,
+    meter: Meter | None = None,
+    guard: Callable[[EgressSettings], AddressGuard] = AddressGuard,
+    **limits: float,
+) -> AsyncIterator[TorrentTransport]:
+    egress = EgressSettings(allow=allow)
+    source = SourceSettings().model_copy(update={"stall_timeout_s": 3, "probe_timeout_s": 5, **limits})
+    dialer = Dialer(guard(egress), egress, source, slots=asyncio.Semaphore(8), meter=meter or Meter())
+    proxy = TorrentProxy(dialer, tracker_ports=egress.ports)
+    swarm = Swarm(dialer.guard, proxy, Scratch(scratch, bytes_max, free_bytes_min=0), linger_s=linger_s)
+    transport = TorrentTransport(dialer, swarm, tracker_ports=egress.ports)
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+        assert on_disk(scratch) == 0, "nothing is left on the disk"
+
+
+def opened(
+    transport: TorrentTransport, url: str, pin: Metadata, first: int, end: int
+) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    return transport.open_range(Link(url), pin=pin, first_byte=first, end_byte=end, checksum_tells=False)
+
+
+async def joined(opening: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray | None = None) -> bytes:
+    got = bytearray() if got is None else got
+    async with opening as body:
+        async for piece in body:
+            got += piece
+    return bytes(got)
+
+
+def on_disk(scratch: Path) -> int:
+    """Return how many bytes of torrents lie there."""
+    return sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+
+
+def spoil(scratch: Path) -> None:
+    """Write over what was fetched last."""
+    (parts,) = [path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size > PIECE]
+    with parts.open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes(100))
+
+
+# --- what goes right ---
+
+
+async def test_a_file_of_several(shared: Shared, tmp_path: Path) -> None:
+    """The probe asks a peer what there is; ranges come from wherever they begin, and only their pieces are fetched."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", f"so={INDEX}")
+            pin = await transport.probe(Link(url), None)
+            assert (pin.size_bytes, pin.rangeable, pin.filename) == (SIZE, True, "file.bin")
+            assert (pin.etag, pin.has_version) == (f'"{shared.info_hash}/1"', True)
+            assert pin.final_url == shared.magnet("so=1")
+            assert (await transport.probe(Link(url), "other.iso")).filename == "other.iso"
+
+            for first, end in [(0, 1), (SIZE - 1, SIZE), (5_000_000, 5_600_000)]:
+                assert await joined(opened(transport, url, pin, first, end)) == content_bytes(7, first, end)
+            assert on_disk(tmp_path) < 10 * PIECE, "pieces around these ranges, and not the rest of the torrent"
+            assert seeder.sent_bytes < 10 * PIECE
+            whole = await joined(transport.open_whole(Link(url), pin=pin))
+            assert whole == content_bytes(7, 0, SIZE)
+            with pytest.raises(SourceChanged):
+                await joined(opened(transport, shared.magnet(f"x.pe={seeder.host_port}", "so=0"), pin, 0, 1))
+
+
+@pytest.mark.parametrize("flags", [lt.create_torrent.v2_only, 0], ids=["v2", "hybrid"])
+async def test_newer_torrents(tmp_path: Path, flags: int) -> None:
+    """A torrent with SHA-256 hashes alone, and one with both."""
+    content = content_bytes(3, 0, 2_000_003)
+    newer = share(tmp_path / "seed", {"x.bin": content, "y.bin": b"y" * 100}, flags=flags)
+    with seeding(newer) as seeder:
+        async with torrents(tmp_path / "scratch", seeder.host_port) as transport:
+            url = newer.magnet(f"x.pe={seeder.host_port}", "so=0")
+            pin = await transport.probe(Link(url), None)
+            assert await joined(opened(transport, url, pin, 1000, len(content))) == content[1000:]
+
+
+async def test_which_file(shared: Shared, tmp_path: Path) -> None:
+    """Without a number of a file that is there, the answer lists what there is."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            peer = f"x.pe={seeder.host_port}"
+            for named in ((), ("so=3",)):
+                with pytest.raises(SourceRefused, match=r"3 files.*&so=N.*1: file\.bin \(15728647 bytes\)"):
+                    await transport.probe(Link(shared.magnet(peer, *named)), None)
+            for wrong in ("so=0,1", "so=0-1", "so=x", "so=0&so=1"):
+                with pytest.raises(InvalidRequest):
+                    await transport.probe(Link(shared.magnet(peer, wrong)), None)
+
+
+# --- what peers do wrong ---
+
+
+async def test_corrupt_data_is_never_given(tmp_path: Path) -> None:
+    """A piece of another content than its hash is not given; what is right before it is."""
+    content = content_bytes(4, 0, 8 * PIECE)
+    wrong = share(tmp_path / "seed", {"x.bin": content})
+    (tmp_path / "seed/shared/x.bin").write_bytes(content[: 4 * PIECE] + bytes(10) + content[4 * PIECE + 10 :])
+    with seeding(wrong) as seeder:
+        async with torrents(tmp_path / "scratch", seeder.host_port, stall_timeout_s=2) as transport:
+            url = wrong.magnet(f"x.pe={seeder.host_port}")
+            pin = await transport.probe(Link(url), None)
+            assert await joined(opened(transport, url, pin, 0, 4 * PIECE)) == content[: 4 * PIECE]
+            got = bytearray()
+            with pytest.raises(ChecksumMismatch):
+                await joined(opened(transport, url, pin, 3 * PIECE, 5 * PIECE), got)
+            assert bytes(got) == content[3 * PIECE : 4 * PIECE]
+
+
+async def test_a_scratch_disk_that_changes_bytes(tmp_path: Path) -> None:
+    """What lies on the disk is compared once more before it is given."""
+    content = content_bytes(4, 0, 2 * PIECE)
+    small = share(tmp_path / "seed", {"x.bin": content})
+    with seeding(small) as seeder:
+        async with torrents(tmp_path / "scratch", seeder.host_port) as transport:
+            url = small.magnet(f"x.pe={seeder.host_port}")
+            pin = await transport.probe(Link(url), None)
+            await joined(opened(transport, url, pin, 0, PIECE))
+            spoil(tmp_path / "scratch")
+            with pytest.raises(ChecksumMismatch):
+                await joined(opened(transport, url, pin, 0, PIECE))
+
+
+async def test_nobody_there(shared: Shared, tmp_path: Path) -> None:
+    """Peers that are not there: no metadata, and no bytes."""
+    with seeding(shared) as seeder:
+        url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+        async with torrents(tmp_path, seeder.host_port, probe_timeout_s=0.5, stall_timeout_s=1) as transport:
+            nobody = Link(shared.magnet("x.pe=127.0.0.1:1024", "so=1"))
+            with pytest.raises((EgressDenied, SourceTimeout)):
+                await transport.probe(nobody, None)
+    async with torrents(tmp_path, "127.0.0.0/8", probe_timeout_s=0.5, stall_timeout_s=1) as transport:
+        with pytest.raises(SourceTimeout):
+            await transport.probe(Link(url), None)
+
+
+async def test_a_seeder_that_goes_away_and_comes_back(shared: Shared, tmp_path: Path) -> None:
+    """Silence ends the part; when somebody is there again, only what is missing is fetched."""
+    async with torrents(tmp_path, "127.0.0.1/32") as transport:
+        with seeding(shared) as seeder:
+            port = seeder.port
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            pin = await transport.probe(Link(url), None)
+            first = await joined(opened(transport, url, pin, 0, PART))
+        with pytest.raises(SourceStalled):
+            await joined(opened(transport, url, pin, 0, SIZE))
+        with seeding(shared, port=port) as seeder:
+            ends_s = time.monotonic() + 60
+            while True:
+                try:
+                    whole = await joined(opened(transport, url, pin, 0, SIZE))
+                    break
+                except SourceStalled:
+                    assert time.monotonic() < ends_s, "nobody asks the seeder again"
+            assert seeder.sent_bytes <= SIZE - PART + 3 * PIECE
+    assert first == content_bytes(7, 0, PART)
+    assert whole == content_bytes(7, 0, SIZE)
+
+
+# --- the scratch disk ---
+
+
+async def test_scratch_is_bounded(shared: Shared, tmp_path: Path) -> None:
+    """A file that never fits is refused; one that does not fit now is asked for later, when what lingers has gone."""
+    other = share(tmp_path / "seed", {"x.bin": content_bytes(5, 0, 10_000_000)})
+    with seeding(shared) as seeder, seeding(other, host="127.0.0.2") as second:
+        async with torrents(tmp_path / "s1", seeder.host_port, bytes_max=SIZE) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            pin = await transport.probe(Link(url), None)
+            with pytest.raises(SourceTooLarge):
+                await joined(opened(transport, url, pin, 0, 1))
+        allow = (seeder.host_port, second.host_port)
+        async with torrents(tmp_path / "s2", *allow, bytes_max=SIZE + 5_000_000) as transport:
+            url_of_other = other.magnet(f"x.pe={second.host_port}")
+            pin_of_other = await transport.probe(Link(url_of_other), None)
+            async with opened(transport, url, pin, 0, SIZE) as body:
+                await anext(body)
+                with pytest.raises(SourceBusy):
+                    await joined(opened(transport, url_of_other, pin_of_other, 0, 1))
+            with pytest.raises(SourceBusy):
+                await joined(opened(transport, url_of_other, pin_of_other, 0, 1))
+            await asyncio.sleep(1.5)
+            assert await joined(opened(transport, url_of_other, pin_of_other, 0, 1)) == content_bytes(5, 0, 1)
+
+
+async def test_scratch_goes_when_nobody_uses_it(shared: Shared, tmp_path: Path) -> None:
+    """A little after the last range."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port, linger_s=0.1) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            pin = await transport.probe(Link(url), None)
+            await joined(opened(transport, url, pin, 0, 1_000_000))
+            assert on_disk(tmp_path) >= 1_000_000
+            ends_s = time.monotonic() + 10
+            while on_disk(tmp_path) and time.monotonic() < ends_s:
+                await asyncio.sleep(0.1)
+            assert on_disk(tmp_path) == 0
+            assert transport._swarm.scratch.reserved_bytes == 0
+
+
+async def test_a_disk_that_fails(shared: Shared, tmp_path: Path) -> None:
+    """A directory that cannot be written to is this agent's fault, and told as that."""
+    with seeding(shared) as seeder:
+        blocked = tmp_path / "blocked"
+        blocked.write_text("no directory")
+        async with torrents(blocked, seeder.host_port) as transport:
+            with pytest.raises(Internal, match="scratch"):
+                await transport.probe(Link(shared.magnet(f"x.pe={seeder.host_port}", "so=1")), None)
+
+
+# --- where it leads ---
+
+
+@asynccontextmanager
+async def canary(host: str) -> AsyncIterator[tuple[int, list[object]]]:
+    """Listen where nobody may come; give the port, and who came."""
+    came: list[object] = []
+
+    def note(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    async with await asyncio.start_server(note, host, 0) as server:
+        yield server.sockets[0].getsockname()[1], came
+
+
+class _NoGuard(AddressGuard):
+    def check_address(self, *_where: object, **_how: object) -> None:
+        """Deny nothing."""
+
+    def networks(self) -> Any:
+        return iter(())
+
+
+class _GuardWithoutFilter(AddressGuard):
+    """What is left when the library's own filter knows nothing."""
+
+    def networks(self) -> Any:
+        return iter(())
+
+
+@pytest.mark.parametrize(("guard", "is_met"), [(AddressGuard, False), (_GuardWithoutFilter, False), (_NoGuard, True)])
+async def test_denied_addresses_are_never_connected_to(
+    shared: Shared, tmp_path: Path, guard: type[AddressGuard], *, is_met: bool
+) -> None:
+    """Not as peers that a tracker tells of, not on another port of an allowed machine, not by the name of a tracker.
+
+    With the guard switched off the same canaries are met: they would have been heard.
+    """
+    meter = Meter()
+    with seeding(shared) as seeder:
+        async with (
+            tracking() as tracker,
+            canary("127.0.0.3") as far,
+            canary("127.0.0.5") as near,
+            canary("127.0.0.1") as named,
+        ):
+            tracker.peers = [("127.0.0.3", far[0]), ("127.0.0.5", near[0])]
+            allow = (seeder.host_port, f"127.0.0.1:{tracker.port}", "127.0.0.5:9999")
+            url = shared.magnet(
+                f"x.pe={seeder.host_port}",
+                f"x.pe=127.0.0.3:{far[0]}",
+                f"tr={tracker.url}",
+                f"tr=http://localhost:{named[0]}/announce",
+                "so=1",
+            )
+            async with torrents(tmp_path, *allow, guard=guard, meter=meter) as transport:
+                pin = await transport.probe(Link(url), None)
+                await joined(opened(transport, url, pin, 0, PART))
+                ends_s = time.monotonic() + 5
+                while time.monotonic() < ends_s and not (tracker.requests and _denied(meter)) and not is_met:
+                    await asyncio.sleep(0.05)
+                await asyncio.sleep(0.7)
+                while is_met and not (far[1] and near[1] and named[1]) and time.monotonic() < ends_s:
+                    await asyncio.sleep(0.05)
+            assert tracker.requests, "the tracker was asked, and told of the canaries"
+            assert [bool(came) for _, came in (far, near, named)] == [is_met] * 3
+            assert bool(_denied(meter)) is not is_met
+
+
+def _denied(meter: Meter) -> float:
+    return sum(count for (name, _), count in meter.snapshot().counters.items() if name == EGRESS_DENIED.name)
+
+
+def hearing() -> set[tuple[str, int]]:
+    """Return address and port of each socket of this process that takes what anybody sends."""
+    # Its types know no sockets that are not connected.
+    sockets: list[Any] = psutil.Process().net_connections()
+    return {(found.laddr.ip, found.laddr.port) for found in sockets if not found.raddr}
+
+
+async def test_nobody_hears_strangers(shared: Shared, tmp_path: Path) -> None:
+    """The library listens nowhere, its datagram socket hears loopback alone, the proxy nobody without the password."""
+    with seeding(shared) as seeder:
+        before = hearing()
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            await transport.probe(Link(url), None)
+            ((host, port),) = hearing() - before
+            assert host == "127.0.0.1"
+            for greeting in (b"\x05\x01\x00", b"\x05\x01\x02\x01\x07rayhaul\x05wrong\x05\x01\x00\x01"):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(greeting + b"\x7f\x00\x00\x01" + seeder.port.to_bytes(2))
+                answer = await asyncio.wait_for(reader.read(), 5)
+                writer.close()
+                assert b"\x05\x00\x00\x01" not in answer
+
+
+async def test_where_nobody_may_be_asked(shared: Shared, tmp_path: Path) -> None:
+    """A link of which the guard leaves nothing is refused before anything begins."""
+    async with torrents(tmp_path) as transport:
+        for fields in (
+            ["x.pe=127.0.0.1:5000"],
+            ["tr=http://169.254.169.254/announce"],
+            ["tr=http://10.0.0.1:80/announce"],
+        ):
+            with pytest.raises(EgressDenied):
+                await transport.probe(Link(shared.magnet(*fields)), None)
+        with pytest.raises(InvalidRequest):
+            await transport.probe(Link(shared.magnet()), None)
+        assert transport._swarm._session is None
+
+
+# --- up to the bucket ---
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def side(store: Seaweed) -> AsyncIterator[Side]:
+    async with running(store.settings, allow=("127.0.0.1/32",)) as side:
+        yield side
+
+
+async def test_a_lease_of_a_magnet_link(side: Side, shared: Shared, tmp_path: Path) -> None:
+    """In parts over several connections the object is the file; its neighbours are left alone."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            order = await bench.order_of(shared.magnet(f"x.pe={seeder.host_port}", f"so={INDEX}"))
+            control = Control()
+            result = await bench.run(order, control)
+            await bench.check(order, result, SIZE)
+            assert (result.parts_count, control.bytes_done) == (4, SIZE)
+            assert seeder.sent_bytes <= SIZE + 2 * PIECE
+
+
+@dataclass(slots=True)
+class Described:
+    """A web server that serves one document under every path."""
+
+    document: bytes = b""
+    media_type: str = "application/x-bittorrent"
+    port: int = 0
+    asked_count: int = 0
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        self.asked_count += 1
+        return web.Response(body=self.document, content_type=self.media_type)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def described() -> AsyncIterator[Described]:
+    described = Described()
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", described.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    described.port = runner.addresses[0][1]
+    yield described
+    await runner.cleanup()
+
+
+async def test_a_lease_of_a_torrent_document(side: Side, described: Described, tmp_path: Path) -> None:
+    """Known by its type or its ending, read as what it describes, once a process; peers come from its tracker."""
+    content = {"only.bin": content_bytes(7, 0, SIZE)}
+    async with tracking() as tracker:
+        single = share(tmp_path / "seed", content, tracker=tracker.url)
+        described.document = single.document
+        with seeding(single) as seeder:
+            tracker.peers = [(seeder.host, seeder.port)]
+            allow = (seeder.host_port, f"127.0.0.1:{tracker.port}")
+            async with torrents(tmp_path / "scratch", *allow) as transport:
+                bench = Bench(side)
+                bench.transports = Transports(side.client, torrents=transport)
+                order = await bench.order_of(described.url("file"))
+                assert (order.pin.filename, order.pin.described_by) == ("only.bin", f"urn:btih:{single.info_hash}")
+                asked_count = described.asked_count
+                await bench.check(order, await bench.run(order), SIZE)
+                assert described.asked_count == asked_count
+
+                described.media_type = "text/plain"
+                assert (await bench.order_of(described.url("a.torrent#so=0"))).pin.described_by is not None
+                assert (await bench.order_of(described.url("a.txt"))).pin.described_by is None
+                with pytest.raises(SourceRefused, match="no file 1"):
+                    await bench.order_of(described.url("a.torrent#so=1"))
+
+                other = share(tmp_path / "other", {"only.bin": content_bytes(8, 0, SIZE)}, tracker=tracker.url)
+                described.document = other.document
+                await bench.sink.delete(order.key)
+                bench.transports = Transports(side.client, torrents=transport)
+                await bench.fails(order, SourceChanged)
+
+
+async def test_documents_that_are_none(
+    side: Side, shared: Shared, described: Described, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused for good, as they are all without the library; switched off, a .torrent is a file like any other."""
+    async with torrents(tmp_path / "scratch") as transport:
+        bench = Bench(side)
+        bench.transports = Transports(side.client, torrents=transport)
+        for document in (b"no torrent", b"d4:infod6:lengthi5eee", share(tmp_path / "seed", {"x": b"x"}).document):
+            described.document = document
+            with pytest.raises(SourceRefused):
+                await bench.order_of(described.url("a.torrent"))
+        bench.transports = Transports(side.client, lacks_torrents=True)
+        monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "libtorrent" else object())
+        for refused in (described.url("a.torrent"), shared.magnet()):
+            with pytest.raises(SourceRefused, match=r"pip install 'rayhaul\[torrent\]'"):
+                await bench.order_of(refused)
+        bench.transports = Transports(side.client)
+        assert (await bench.order_of(described.url("a.torrent"))).pin.size_bytes == len(described.document)
+
+
+async def test_a_job(store: Seaweed, shared: Shared, tmp_path: Path) -> None:
+    """Through the API: completed, and no answer tells of whom the link had us ask."""
+    settings = quick_settings(store.settings, sources=SourcesSettings(torrent_scratch=str(tmp_path / "scratch")))
+    with seeding(shared) as seeder:
+        async with running_service(tmp_path, settings, agents=1) as service:
+            async with AsyncClient(service.url, service.alice) as alice:
+                url = shared.magnet(f"x.pe={seeder.host_port}", "tr=http%3A%2F%2F127.0.0.1%3A1025%2Fpa55key", "so=1")
+                done: Any = await alice.wait((await alice.submit(url)).id, timeout_s=60)
+                assert (done.result.size_bytes, done.filename) == (SIZE, "file.bin")
+                told = done.model_dump_json()
+                assert shared.info_hash in told
+                assert "pa55key" not in told
