@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import boto3
+import sqlalchemy as sa
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from drill_table import Audit
@@ -23,6 +24,7 @@ from pydantic import SecretStr
 
 from rayhaul.errors import Unavailable
 from rayhaul.job import FINAL, EventRecord, Job, JobStatus
+from rayhaul.ledger import tables
 from rayhaul.ledger.base import JobFilter, Role, Viewer
 from rayhaul.ledger.store import open_ledger
 from rayhaul.settings import LedgerSettings, S3Settings
@@ -83,8 +85,9 @@ class Books:
         return self._runner.run(self._ledger.events_after(_EVERYTHING, after, limit=_ALL))
 
     def open_ids(self) -> set[str]:
-        """Return the jobs that are not final."""
-        return {job.id for job in self._runner.run(self._ledger.state()).open_jobs}
+        """Return the jobs that are not final: asked for ten times a second, so by id alone."""
+        query = sa.select(tables.jobs.c.id).where(sa.text(tables.OPEN_JOBS))
+        return set(self._runner.run(self._ledger._readers.call(lambda connection: connection.scalars(query).all())))
 
     def await_event(self, name: str, *, after: int, within_s: float, of: Iterable[str] | None = None) -> EventRecord:
         """Return the first event of that name after `after`, of one of these jobs; look until it is there."""
