@@ -53,9 +53,9 @@ from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
+from tasks.first_found import first_found
 from tasks.gates import Gates
 from tasks.links import Link, Links, Refresh
-from tasks.mirrors import first_found
 from tasks.pace import Paces, Rate
 from tasks.probe import probe
 from tasks.sink import Sink

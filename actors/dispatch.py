@@ -353,6 +353,7 @@ class Dispatch:
             mirrors=tuple(
                 replace(source, grant=book.hosts.grant(lease.agent, host_of(source.url), now_s)) for source in mirrors
             ),
+            other_grants=tuple(book.hosts.grant(lease.agent, host, now_s) for host in job.metadata.other_hosts),
             is_apart=job.error is not None and job.error.code == ChecksumMismatch.code,
             copy=await self._copy_for(job, lease, session),
         )

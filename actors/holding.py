@@ -38,7 +38,7 @@ class Held:
         """Where a transfer's bytes come from."""
         if not isinstance(self.order, TransferOrder):
             return frozenset()
-        grants = (self.order.grant, *(source.grant for source in self.order.mirrors))
+        grants = (self.order.grant, *(source.grant for source in self.order.mirrors), *self.order.other_grants)
         return frozenset(grant.host for grant in grants if grant is not None)
 
     @property

@@ -26,7 +26,9 @@ def begins_elsewhere(draft: Draft, job: Job, failure: Failure) -> bool:
 
     What is in would be mixed with bytes of which nobody knows that they are of the same file.
     """
-    if not job.spec.mirrors or job.metadata is None or failure.fault != Fault.SOURCE or failure.code in _STAYS:
+    if job.metadata is None or not (job.spec.mirrors or job.metadata.other_hosts):
+        return False
+    if failure.fault != Fault.SOURCE or failure.code in _STAYS:
         return False
     session = draft.open_session(job.id)
     is_combined = job.metadata.rangeable and (job.metadata.has_version or job.spec.checksum is not None)

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 from rayhaul.errors import Conflict, Failure
 
+#: Places of a job's file besides its URL: those that the caller named, and those that a Metalink document does.
+MIRRORS_MAX = 16
+
 
 class JobStatus(StrEnum):
     """Where a job is; completed, failed and cancelled are final."""
@@ -150,6 +153,10 @@ class Metadata:
     #: What the URL serves in place of the file: the SHA-256 in hex of a Metalink document, or the info-hash (`urn:bt…`)
     #: of a .torrent; None: it serves the file.
     described_by: str | None = None
+    #: Which of that document's URLs this is of, the best being 0.
+    described_place: int = 0
+    #: Hosts of its other URLs, which bytes may come from as well.
+    other_hosts: tuple[str, ...] = ()
     #: Which of the job's sources said so: 0 is its URL, n its n-th mirror.
     source: int = 0
 

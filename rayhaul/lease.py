@@ -154,6 +154,8 @@ class TransferOrder:
     rates: tuple[RateGrant, ...] = ()
     #: The job's other sources; `url` is the one that was pinned.
     mirrors: tuple[Source, ...] = ()
+    #: What the agent may use of the other hosts that a Metalink document names.
+    other_grants: tuple[HostGrant, ...] = ()
     #: Whether an object of this job did not have its checksum: only sources that show the same file are mixed then.
     is_apart: bool = False
     #: Copied within the bucket, where it still stands, instead of fetching the file.

@@ -37,10 +37,11 @@ def host_of_job(job: Job) -> str:
 
 def hosts_of_mirrors(job: Job) -> Sequence[str]:
     """Return the hosts that bytes of the job may come from besides."""
-    if not job.spec.mirrors:
+    described = () if job.metadata is None else job.metadata.other_hosts
+    if not job.spec.mirrors and not described:
         return []
     main = 0 if job.metadata is None else job.metadata.source
-    hosts = [host_of(source.url) for source in sources_of(job.spec) if source.index != main]
+    hosts = [*(host_of(source.url) for source in sources_of(job.spec) if source.index != main), *described]
     return [host for host in dict.fromkeys(hosts) if host != host_of_job(job)]
 
 

@@ -17,10 +17,11 @@ from tasks.lease_control import LeaseControl
 from tasks.links import Link, Refresh
 from tasks.mirrors import Supplies, Supply
 from tasks.pace import Line
+from tasks.transport import Transport
 from tasks.transports import Transports
 
-#: Opens a body at a link; it must show the version that is pinned of its source.
-OpenAt = Callable[[Link, Metadata], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+#: Opens a body at a link, by the transport of its URL; it must show the version that is pinned of its source.
+OpenAt = Callable[[Callable[[str], Transport], Link, Metadata], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 
 
 class Intake:
@@ -44,6 +45,7 @@ class Intake:
         )
 
     async def __aenter__(self) -> Self:
+        await self.supplies.find_places()
         return self
 
     async def __aexit__(
@@ -70,21 +72,25 @@ class Intake:
 
     def reading(self) -> "Reading":
         """Return the way of one part, or of the whole."""
-        return Reading(self, self._transports)
+        return Reading(self)
 
 
 class Reading:
     """One part's way from the sources, or the whole's. It knows which of them were asked for it in this round."""
 
-    def __init__(self, intake: Intake, transports: Transports) -> None:
+    def __init__(self, intake: Intake) -> None:
         self._supplies = intake.supplies
         self._control = intake.control
         self._checksum_tells = intake.checksum_tells
-        self._transports = transports
         self._asked: set[int] = set()
         self._is_ranged = True
-        #: The source that was asked last.
-        self.source = self._supplies.main.index
+        #: Whom was asked last.
+        self._supply = self._supplies.main
+
+    @property
+    def source(self) -> int:
+        """Which of the job's sources was asked last."""
+        return self._supply.source
 
     def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
@@ -93,7 +99,7 @@ class Reading:
         """
         self._is_ranged = True
         return self._flow(
-            lambda link, pin: self._transports.by(link.url).open_range(
+            lambda by, link, pin: by(link.url).open_range(
                 link,
                 pin=pin,
                 first_byte=first_byte,
@@ -108,13 +114,13 @@ class Reading:
         Raises: as `Transport.open_whole`.
         """
         self._is_ranged = False
-        return self._flow(lambda link, pin: self._transports.by(link.url).open_whole(link, pin=pin))
+        return self._flow(lambda by, link, pin: by(link.url).open_whole(link, pin=pin))
 
     async def counts(self, error: RayhaulError) -> RayhaulError | None:
         """Return what a failure of the last block means for the part; None: another source is to be asked at once."""
         if not isinstance(error, SourceError | EgressDenied):
             return error
-        self._asked.add(self.source)
+        self._asked.add(self._supply.index)
         if await self._supplies.pick(self._asked, ranges=self._is_ranged) is not None:
             return None
         self._asked.clear()
@@ -123,7 +129,7 @@ class Reading:
     @asynccontextmanager
     async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
         supply = await self._supplies.pick(self._asked, ranges=self._is_ranged) or self._supplies.main
-        self.source = supply.index
+        self._supply = supply
         flow = _Flow(supply, self._control, self._crawls)
         with supply.in_use():
             try:
@@ -147,7 +153,7 @@ async def _opened(stack: AsyncExitStack, supply: Supply, open_at: OpenAt) -> Asy
     while True:
         link = supply.links.current
         try:
-            return await stack.enter_async_context(open_at(link, supply.pin))
+            return await stack.enter_async_context(open_at(supply.by, link, supply.pin))
         except SourceError as error:
             if not await supply.links.are_fresh_after(link, error):
                 raise

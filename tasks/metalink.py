@@ -90,7 +90,7 @@ def _urls(file: Element) -> tuple[str, ...]:
     found = file.findall(f"{_NAMESPACE}url")
     if len(found) > _URLS_MAX:
         raise SourceRefused(f"The Metalink document names more than {_URLS_MAX} URLs.")
-    return tuple(_text(element) for element in sorted(found, key=_priority))
+    return tuple(dict.fromkeys(_text(element) for element in sorted(found, key=_priority)))
 
 
 def _priority(element: Element) -> int:

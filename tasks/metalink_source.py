@@ -5,24 +5,27 @@ Laws of this file:
 2. The file is read by the transport of its own URL, guard and all; what it describes is no second description. The
    job's headers go along only to the origin they were meant for.
 3. Size, whole hash and piece hashes of the document are compared with the bytes.
+4. What is pinned is the file as one of its URLs shows it; the others are mirrors of that one (tasks/mirrors.py).
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from rayhaul.errors import SourceChanged, SourceRefused
-from rayhaul.job import Metadata
+from rayhaul.errors import SourceChanged, SourceRefused, SourceTimeout
+from rayhaul.job import MIRRORS_MAX, Metadata
+from rayhaul.origins import Source, host_of
 from rayhaul.policy.naming import clean
 from tasks.documents import read_document
 from tasks.egress import GuardedClient
+from tasks.first_found import first_found
 from tasks.http_transport import HttpTransport, describes
 from tasks.links import Link, is_same_origin
 from tasks.metalink import DOCUMENT_BYTES_MAX, Metalink
-from tasks.pieces import around, checked
-from tasks.transport import Transport
+from tasks.pieces import PieceTransport
+from tasks.transport import Place, Transport
 
 #: Documents that are remembered by a process: each connection of a lease asks for its own.
 _DOCUMENTS_MAX = 64
@@ -44,62 +47,70 @@ class MetalinkTransport:
         if not describes(found):
             return found
         described_by, metalink = await self._read(link)
-        target = self._target(link, metalink)
-        pin = await self._by(target.url).probe(target, filename or clean(metalink.filename) or None)
-        if None not in {pin.size_bytes, metalink.size_bytes} and pin.size_bytes != metalink.size_bytes:
-            raise SourceRefused(f"The file has {pin.size_bytes} bytes, its Metalink tells of {metalink.size_bytes}.")
+        places = [Source(index=index, url=url) for index, url in enumerate(metalink.urls)]
+        pin = await first_found(places, lambda place: self._probe_place(link, metalink, place.index, filename))
         return replace(
             pin,
             size_bytes=metalink.size_bytes if pin.size_bytes is None else pin.size_bytes,
             digest=metalink.digest or pin.digest,
             described_by=described_by,
+            other_hosts=_hosts(metalink.urls[index] for index in _others(metalink, pin.described_place)),
         )
+
+    async def _probe_place(self, link: Link, metalink: Metalink, index: int, filename: str | None) -> Metadata:
+        target = _target(link, metalink, index)
+        # A silent one leaves time to ask the others.
+        timeout_s = self._client.source.probe_timeout_s / (2 if len(metalink.urls) > 1 else 1)
+        try:
+            async with asyncio.timeout(timeout_s):
+                pin = await self._by(target.url).probe(target, filename or clean(metalink.filename) or None)
+        except TimeoutError as err:
+            raise SourceTimeout from err
+        if None not in {pin.size_bytes, metalink.size_bytes} and pin.size_bytes != metalink.size_bytes:
+            raise SourceRefused(f"The file has {pin.size_bytes} bytes, its Metalink tells of {metalink.size_bytes}.")
+        return replace(pin, described_place=index)
 
     @asynccontextmanager
     async def open_range(
         self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        if pin.described_by is None:
-            async with self._http.open_range(
-                link, pin=pin, first_byte=first_byte, end_byte=end_byte, checksum_tells=checksum_tells
-            ) as body:
-                yield body
-            return
-        metalink = await self._pinned(link, pin)
-        target, file_pin = self._target(link, metalink), replace(pin, described_by=None)
-        transport, pieces, size_bytes = self._by(target.url), metalink.pieces, pin.size_bytes
-        if pieces is None or size_bytes is None:
-            async with transport.open_range(
-                target, pin=file_pin, first_byte=first_byte, end_byte=end_byte, checksum_tells=checksum_tells
-            ) as body:
-                yield body
-            return
-        begins_at, ends_at = around(pieces, size_bytes, first_byte, end_byte)
+        transport, target, file_pin = await self._at(link, pin)
         async with transport.open_range(
-            target, pin=file_pin, first_byte=begins_at, end_byte=ends_at, checksum_tells=True
+            target, pin=file_pin, first_byte=first_byte, end_byte=end_byte, checksum_tells=checksum_tells
         ) as body:
-            right = checked(
-                body, pieces, begins_at=begins_at, size_bytes=size_bytes, first_byte=first_byte, end_byte=end_byte
-            )
-            async with aclosing(right):
-                yield right
+            yield body
 
     @asynccontextmanager
     async def open_whole(self, link: Link, *, pin: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
-        if pin.described_by is None:
-            async with self._http.open_whole(link, pin=pin) as body:
-                yield body
-            return
+        transport, target, file_pin = await self._at(link, pin)
+        async with transport.open_whole(target, pin=file_pin) as body:
+            yield body
+
+    async def places(self, link: Link, pin: Metadata) -> Sequence[Place]:
+        """Return the URLs of the pinned document but the one that is pinned. Raises: SourceError; EgressDenied."""
         metalink = await self._pinned(link, pin)
-        target, file_pin = self._target(link, metalink), replace(pin, described_by=None)
-        async with self._by(target.url).open_whole(target, pin=file_pin) as body:
-            pieces, size_bytes = metalink.pieces, pin.size_bytes
-            if pieces is None or size_bytes is None:
-                yield body
-                return
-            right = checked(body, pieces, begins_at=0, size_bytes=size_bytes, first_byte=0, end_byte=size_bytes)
-            async with aclosing(right):
-                yield right
+        found = []
+        for index in _others(metalink, pin.described_place):
+            target = _target(link, metalink, index)
+            # This machine may lack a library for one of them.
+            with suppress(SourceRefused):
+                transport = self._comparing(target.url, metalink, pin)
+                found.append(Place(target, transport, in_pieces=isinstance(transport, PieceTransport)))
+        return found
+
+    async def _at(self, link: Link, pin: Metadata) -> tuple[Transport, Link, Metadata]:
+        """Return where the file itself is, and what it is read by."""
+        if pin.described_by is None:
+            return self._http, link, pin
+        metalink = await self._pinned(link, pin)
+        target = _target(link, metalink, pin.described_place)
+        return self._comparing(target.url, metalink, pin), target, replace(pin, described_by=None)
+
+    def _comparing(self, url: str, metalink: Metalink, pin: Metadata) -> Transport:
+        transport = self._by(url)
+        if metalink.pieces is None or pin.size_bytes is None:
+            return transport
+        return PieceTransport(transport, metalink.pieces, pin.size_bytes)
 
     async def _pinned(self, link: Link, pin: Metadata) -> Metalink:
         """Return the document that was pinned. Raises: SourceError; EgressDenied."""
@@ -123,7 +134,24 @@ class MetalinkTransport:
         self._documents[described_by] = metalink
         return described_by, metalink
 
-    def _target(self, link: Link, metalink: Metalink) -> Link:
-        """Return where the file itself is: the best of its URLs."""
-        url = metalink.urls[0]
-        return Link(url, link.headers if is_same_origin(url, link.url) else {})
+
+def _target(link: Link, metalink: Metalink, index: int) -> Link:
+    url = metalink.urls[index]
+    return Link(url, link.headers if is_same_origin(url, link.url) else {})
+
+
+def _others(metalink: Metalink, pinned: int) -> Sequence[int]:
+    """Return the places that are mirrors of the pinned one, as far as they are URLs at all."""
+    others = [index for index in range(len(metalink.urls)) if index != pinned and _host(metalink.urls[index])]
+    return others[:MIRRORS_MAX]
+
+
+def _hosts(urls: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(host for host in map(_host, urls) if host))
+
+
+def _host(url: str) -> str | None:
+    try:
+        return host_of(url)
+    except ValueError:
+        return None

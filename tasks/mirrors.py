@@ -7,16 +7,16 @@ Laws of this file:
 3. A part that one source does not bring is asked of each other one at once; only when none is left does a try count as
    failed, by what the main source said.
 4. An order with one source goes exactly as if there was nothing here.
+5. The further URLs of a Metalink document are mirrors as well. What they bring counts as the document's.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
-from rayhaul.errors import RayhaulError, SourceChanged, SourceError, SourceTooLarge
-from rayhaul.job import Metadata
+from rayhaul.errors import RayhaulError, SourceChanged, SourceError
+from rayhaul.job import MIRRORS_MAX, Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import SOURCES_LEFT_OUT, Meter
 from rayhaul.origins import Source, host_of
@@ -30,6 +30,7 @@ from tasks.links import Link, Links, Refresh
 from tasks.pace import Line
 from tasks.probe import probe
 from tasks.source import RangeIgnored
+from tasks.transport import Place, Transport
 from tasks.transports import Transports
 
 _log = logging.getLogger(__name__)
@@ -47,12 +48,28 @@ class Supply:
     """One source in the hands of an order."""
 
     def __init__(
-        self, source: Source, links: Links, *, gate: HostGate | None, line: Line, pin: Metadata | None
+        self,
+        source: Source,
+        links: Links,
+        by: Callable[[str], Transport],
+        *,
+        gate: HostGate | None,
+        line: Line,
+        pin: Metadata | None,
+        index: int | None = None,
+        in_pieces: bool = False,
     ) -> None:
-        self.index = source.index
+        """`by` returns the transport of a link; `index`: where a document names it, that `source.index` stands for."""
+        #: Which of the job's sources its bytes count as.
+        self.source = source.index
+        #: What it is called within the order.
+        self.index = source.index if index is None else index
         self.url = source.url
         self.headers = source.headers
         self.links = links
+        self.by = by
+        #: Whether what it brings is compared piece by piece.
+        self.in_pieces = in_pieces
         self.gate = gate
         self.line = line
         #: The version that its answers must show; None before it was looked at.
@@ -116,8 +133,12 @@ class Supplies:
         self._settings = settings
         self._control = control
         self._meter = meter
+        self._line = line
+        self._gates = gates
         main_host = host_of(order.pin.final_url)
-        main = Source(index=order.pin.source, url=order.url, headers=order.headers, grant=order.grant)
+        # A document's own host brings none of the file.
+        shown_url = order.pin.final_url if order.pin.other_hosts else order.url
+        main = Source(index=order.pin.source, url=shown_url, headers=order.headers, grant=order.grant)
         self.main = Supply(
             main,
             Links(
@@ -127,6 +148,7 @@ class Supplies:
                 receiver=order.refresh_webhook if order.pin.source == 0 else None,
                 refresh=refresh,
             ),
+            transports.by,
             gate=None if gates is None else gates.of(order.grant),
             line=line.towards(main_host),
             pin=order.pin,
@@ -136,6 +158,7 @@ class Supplies:
             self._all[source.index] = Supply(
                 source,
                 Links(Link(source.url, source.headers), context=order.context),
+                transports.by,
                 gate=None if gates is None else gates.of(source.grant),
                 line=line.towards(host_of(source.url)),
                 pin=None,
@@ -150,6 +173,34 @@ class Supplies:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def find_places(self) -> None:
+        """Take the further URLs for mirrors, where the main source is a document that names some."""
+        if not self._order.pin.other_hosts:
+            return
+        try:
+            places = await self._transports.places(self.main.links.current, self._order.pin)
+        except RayhaulError as error:
+            # The first part asks for the document again, and says what that means.
+            _log.info("the Metalink document tells no further URLs (%s)", error.code)
+            return
+        for place in places[: MIRRORS_MAX - len(self._order.mirrors)]:
+            self._add(place)
+
+    def _add(self, place: Place) -> None:
+        host = host_of(place.link.url)
+        grant = next((grant for grant in self._order.other_grants if grant.host == host), None)
+        supply = Supply(
+            Source(index=self.main.source, url=place.link.url, headers=place.link.headers, grant=grant),
+            Links(place.link, context=self._order.context),
+            lambda _url: place.transport,
+            gate=None if self._gates is None else self._gates.of(grant),
+            line=self._line.towards(host),
+            pin=None,
+            index=max(self._all) + 1,
+            in_pieces=place.in_pieces,
+        )
+        self._all[supply.index] = supply
 
     # --- choosing ---
 
@@ -201,7 +252,7 @@ class Supplies:
         try:
             async with supply.turn(self._control):
                 seen = await probe(
-                    self._transports.by(supply.url),
+                    supply.by(supply.url),
                     Link(supply.url, supply.headers),
                     filename=self._order.pin.filename,
                     size_bytes_max=None,
@@ -214,7 +265,7 @@ class Supplies:
             if not error.retryable or supply.looks_count >= _LOOKS_MAX:
                 self.leave_out(supply, error.code)
             return
-        found = policy.match(self._order.pin, seen, self._order.checksum)
+        found = policy.match(self._order.pin, seen, self._order.checksum, in_pieces=supply.in_pieces)
         if found is Match.SAME or (found is Match.CHECKED_LATER and not self._order.is_apart):
             supply.pin, supply.serves_ranges = seen, seen.rangeable
         else:
@@ -237,10 +288,11 @@ class Supplies:
         if supply.left_out is not None:
             return
         supply.left_out = why
-        kind = "source" if supply.index == 0 else "mirror"
+        kind = "source" if supply.index == 0 else "mirror" if supply.index == supply.source else "place"
         _log.warning("%s left out (%s): %s", kind, why, redacted(supply.url))
         self._meter.inc(SOURCES_LEFT_OUT, why)
-        self._control.left_out(supply.index, why)
+        if all(one.left_out is not None for one in self._all.values() if one.source == supply.source):
+            self._control.left_out(supply.source, why)
 
     def verdict(self, error: RayhaulError, *, ranges: bool) -> RayhaulError:
         """Return what it means that none brought a part, of which `error` is what the last one said."""
@@ -268,40 +320,3 @@ class Supplies:
             for supply in self._all.values()
         ]
         return f"None of {len(self._all)} sources brings the file. " + " ".join(parts)
-
-
-async def first_found(sources: Sequence[Source], look: Callable[[Source], Coroutine[Any, Any, Metadata]]) -> Metadata:
-    """Return what the first source says of the file, or where it has none, the first mirror that answers.
-
-    Raises: RayhaulError, where no source has it: as the first one said, unless another may have it later.
-    """
-    main, *mirrors = sources
-    try:
-        return await look(main)
-    except SourceTooLarge:
-        # That is the file, whoever has it.
-        raise
-    except RayhaulError as error:
-        if not mirrors:
-            raise
-        failed = {main.index: error}
-        _log.info("the source does not have the file (%s): looking at its mirrors", error.code)
-    looking = [asyncio.create_task(look(source)) for source in mirrors]
-    try:
-        for done in asyncio.as_completed(looking):
-            with suppress(RayhaulError):
-                return await done
-    finally:
-        for task in looking:
-            task.cancel()
-        ended = await asyncio.gather(*looking, return_exceptions=True)
-    for source, said in zip(mirrors, ended, strict=True):
-        assert isinstance(said, RayhaulError), "else it was returned or raised"
-        failed[source.index] = said
-    hosts = {source.index: host_of(source.url) for source in sources}
-    told = [f"{hosts[index]}: {said.message}" for index, said in sorted(failed.items())]
-    counts = next((said for said in failed.values() if said.retryable), failed[main.index])
-    if not isinstance(counts, SourceError):
-        raise counts
-    text = f"None of {len(sources)} sources has the file. " + " ".join(told)
-    raise type(counts)(text, retry_after_s=counts.retry_after_s, status=counts.status)

@@ -3,9 +3,13 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 
+from rayhaul.job import Metadata
+from tasks.links import Link
 from tasks.metalink import Pieces
 from tasks.source import CorruptBody
+from tasks.transport import Transport
 
 #: Below this a thread costs more than the hash.
 _HASH_INLINE_BYTES_MAX = 64 * 1024
@@ -45,6 +49,52 @@ async def checked(
         held = wanted
     if held:
         yield held
+
+
+class PieceTransport:
+    """Another transport, with all that it gives of one file compared."""
+
+    def __init__(self, transport: Transport, pieces: Pieces, size_bytes: int) -> None:
+        self._transport = transport
+        self._pieces = pieces
+        self._size_bytes = size_bytes
+
+    async def probe(self, link: Link, filename: str | None) -> Metadata:
+        return await self._transport.probe(link, filename)
+
+    @asynccontextmanager
+    async def open_range(
+        self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        del checksum_tells  # It does, whatever the caller has.
+        begins_at, ends_at = around(self._pieces, self._size_bytes, first_byte, end_byte)
+        async with (
+            self._transport.open_range(
+                link, pin=pin, first_byte=begins_at, end_byte=ends_at, checksum_tells=True
+            ) as body,
+            aclosing(self._checked(body, begins_at, first_byte, end_byte)) as right,
+        ):
+            yield right
+
+    @asynccontextmanager
+    async def open_whole(self, link: Link, *, pin: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with (
+            self._transport.open_whole(link, pin=pin) as body,
+            aclosing(self._checked(body, 0, 0, self._size_bytes)) as right,
+        ):
+            yield right
+
+    def _checked(
+        self, body: AsyncIterator[bytes], begins_at: int, first_byte: int, end_byte: int
+    ) -> AsyncGenerator[bytes, None]:
+        return checked(
+            body,
+            self._pieces,
+            begins_at=begins_at,
+            size_bytes=self._size_bytes,
+            first_byte=first_byte,
+            end_byte=end_byte,
+        )
 
 
 class _Comparison:

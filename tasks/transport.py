@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from rayhaul.job import Metadata
@@ -33,3 +34,13 @@ class Transport(Protocol):
     def open_whole(self, link: Link, *, pin: Metadata) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Give all bytes of the pinned version as they arrive."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Another place of a file, as a description of that file names it."""
+
+    link: Link
+    transport: Transport
+    #: Whether the transport compares each piece of the file, and gives no other bytes.
+    in_pieces: bool

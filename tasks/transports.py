@@ -1,6 +1,6 @@
 """Which transport a link is read by: its scheme decides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
@@ -16,9 +16,10 @@ from tasks.extras import EXTRAS, TORRENTS_OFF, lacks
 from tasks.http_transport import HttpTransport, describes, describes_torrent
 from tasks.links import Link
 from tasks.sink import Sink
-from tasks.transport import Transport
+from tasks.transport import Place, Transport
 
 if TYPE_CHECKING:
+    from tasks.metalink_source import MetalinkTransport
     from tasks.torrent_source import TorrentTransport
 
 _NONE: Mapping[str, Transport] = MappingProxyType({})
@@ -41,7 +42,8 @@ class Transports:
         `lacks_torrents`: they are switched on, but this machine has no library for them.
         """
         self._plain = HttpTransport(client)
-        self._http = _describing(client, self._by_plain, torrents, lacks_torrents=lacks_torrents)
+        self._metalink = _metalink(client, self._by_plain)
+        self._http = _describing(client, self._metalink, torrents, lacks_torrents=lacks_torrents)
         self._bucket = bucket
         self._others = dict(others)
         if bucket is not None:
@@ -76,6 +78,13 @@ class Transports:
         """The same, where everything that HTTP serves is a file."""
         found = self.by(url)
         return self._plain if found is self._http else found
+
+    async def places(self, link: Link, pin: Metadata) -> Sequence[Place]:
+        """Return where else the file is that a document at this link describes, the best first.
+
+        Raises: SourceError; EgressDenied.
+        """
+        return [] if self._metalink is None else await self._metalink.places(link, pin)
 
     def stored(self, url: str) -> StoredObject | None:
         """Return the object that a link names in the sink's own store, which may copy it; None of any other link.
@@ -116,18 +125,22 @@ class _Undescribed:
         return found
 
 
+def _metalink(client: GuardedClient, by: Callable[[str], Transport]) -> "MetalinkTransport | None":
+    if lacks("metalink") is not None:
+        return None
+    from tasks.metalink_source import MetalinkTransport  # noqa: PLC0415
+
+    return MetalinkTransport(client, by)
+
+
 def _describing(
     client: GuardedClient,
-    by: Callable[[str], Transport],
+    metalink: "MetalinkTransport | None",
     torrents: "TorrentTransport | None",
     *,
     lacks_torrents: bool,
 ) -> Transport:
-    described: Transport = _Undescribed(HttpTransport(client), describes, "metalink")
-    if lacks("metalink") is None:
-        from tasks.metalink_source import MetalinkTransport  # noqa: PLC0415
-
-        described = MetalinkTransport(client, by)
+    described = metalink or _Undescribed(HttpTransport(client), describes, "metalink")
     if lacks_torrents:
         return _Undescribed(described, describes_torrent, "magnet")
     if torrents is None:

@@ -74,12 +74,15 @@ def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Value
         "fetch_ms": metadata.fetch_ms,
         "digest": metadata.digest,
         "described_by": metadata.described_by,
+        "described_place": metadata.described_place,
+        "other_hosts": metadata.other_hosts,
         "source": metadata.source,
     }
 
 
 def _metadata(document: Mapping[str, Any], job_id: str, sealer: Sealer) -> Metadata:
-    return Metadata(**{**document, "final_url": sealer.open(document["final_url"], f"final URL of {job_id}")})
+    final_url = sealer.open(document["final_url"], f"final URL of {job_id}")
+    return Metadata(**{**document, "final_url": final_url, "other_hosts": tuple(document.get("other_hosts", ()))})
 
 
 def _result_document(result: JobResult) -> Values:

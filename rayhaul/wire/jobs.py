@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rayhaul import notebook
-from rayhaul.job import JobStatus, Priority
+from rayhaul.job import MIRRORS_MAX, JobStatus, Priority
 from rayhaul.wire.base import URI, RequestShape, ResponseShape, Timestamp, Whole
 
 
@@ -21,7 +21,7 @@ class JobRequest(RequestShape):
     )
     mirrors: list[Annotated[str, Field(min_length=1, max_length=8192, json_schema_extra=URI)]] = Field(
         default=[],
-        max_length=16,
+        max_length=MIRRORS_MAX,
         description="Other places where the file may be had; read from where they are shown to have the same one.",
     )
     key: str | None = Field(None, min_length=1, max_length=1024, description="Object key wanted in the bucket.")

@@ -19,9 +19,9 @@ from rayhaul.origins import Source
 from rayhaul.policy import mirrors as policy
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
+from tasks.first_found import first_found
 from tasks.http_transport import HttpTransport
 from tasks.links import Link
-from tasks.mirrors import first_found
 from tasks.probe import probe
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

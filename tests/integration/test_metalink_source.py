@@ -1,6 +1,5 @@
 """Metalink as a source: a real origin serves the description and the file, and either may be wrong."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from inprocess import quick_settings, running_service
 from lease_bench import PART, Bench, Control, Side, running
-from origin import content_bytes, content_sha256
+from metalinks import PIECE, SIZE, Describer, described, describing
+from origin import content_sha256
 
 from rayhaul import AsyncClient
 from rayhaul.errors import (
@@ -32,39 +31,11 @@ from tasks.transports import Transports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SIZE = 3 * PART + 7
-PIECE = 1_000_000
-MEDIA_TYPE = "application/metalink4+xml"
-
-
-class Describer:
-    """A web server that serves one document under every path, and says what of a request it saw."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.media_type = MEDIA_TYPE
-        self.port = 0
-        self.headers: list[dict[str, str]] = []
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.headers.append(dict(request.headers))
-        return web.Response(text=self.text, content_type=self.media_type)
-
-    def url(self, path: str = "file") -> str:
-        return f"http://127.0.0.1:{self.port}/{path}"
-
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def describer() -> AsyncIterator[Describer]:
-    describer = Describer()
-    app = web.Application()
-    app.router.add_get("/{tail:.*}", describer.answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    describer.port = runner.addresses[0][1]
-    yield describer
-    await runner.cleanup()
+    async with describing() as describer:
+        yield describer
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -78,21 +49,6 @@ def bench(side: Side) -> Bench:
     bench = Bench(side)
     bench.transports = Transports(side.client)
     return bench
-
-
-def described(
-    url: str, *, size: int | None = SIZE, sha256: str | None = None, pieces: bool = True, wrong_piece: int | None = None
-) -> str:
-    cuts = [content_bytes(7, start, min(SIZE, start + PIECE)) for start in range(0, SIZE, PIECE)]
-    hashes = [hashlib.sha256(cut).hexdigest() for cut in cuts]
-    if wrong_piece is not None:
-        hashes[wrong_piece] = "0" * 64
-    listed = "".join(f"<hash>{value}</hash>" for value in hashes)
-    return f"""<?xml version="1.0" encoding="UTF-8"?><metalink xmlns="urn:ietf:params:xml:ns:metalink">
-    <file name="named by it.bin">{"" if size is None else f"<size>{size}</size>"}
-    {"" if sha256 is None else f'<hash type="sha-256">{sha256}</hash>'}
-    {f'<pieces length="{PIECE}" type="sha-256">{listed}</pieces>' if pieces else ""}
-    <url priority="2">http://127.0.0.1:9/nobody</url><url priority="1">{url}</url></file></metalink>"""
 
 
 def file_url(bench: Bench, **behaviour: Any) -> str:

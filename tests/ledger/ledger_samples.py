@@ -59,6 +59,8 @@ def a_full_job() -> Job:
             rangeable=True,
             filename="a.iso",
             final_url="https://cdn.example/a.iso",
+            described_place=1,
+            other_hosts=("files.example:443", "cdn.example:443"),
             fetch_ms=321,
         ),
         result=JobResult(

@@ -1,11 +1,12 @@
 """Whether two sources have the same file, and which is asked for the next part."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from rayhaul.job import JobSpec, Metadata
-from rayhaul.origins import sources_from, sources_of
+from rayhaul.job import Job, JobSpec, Metadata
+from rayhaul.origins import hosts_of_mirrors, sources_from, sources_of
 from rayhaul.policy.mirrors import Match, Standing, choose, crawls, match
 
 SHA256, OTHER_SHA256 = f"sha256:{'ab' * 32}", f"sha256:{'cd' * 32}"
@@ -49,6 +50,31 @@ PLAIN = replace(FILE, etag=None)
 )
 def test_the_same_file(pin: Metadata, seen: Metadata, checksum: str | None, found: Match) -> None:
     assert match(pin, seen, checksum) is found
+
+
+def test_pieces_with_hashes() -> None:
+    """Where each part is compared, the length is enough; a digest that is another one still tells of another file."""
+    assert match(FILE, PLAIN, None, in_pieces=True) is Match.SAME
+    assert match(FILE, replace(PLAIN, size_bytes=999), None, in_pieces=True) is Match.OTHER
+    described = replace(FILE, digest=SHA256)
+    assert match(described, replace(PLAIN, digest=OTHER_SHA256), None, in_pieces=True) is Match.OTHER
+
+
+def test_hosts_that_a_document_names() -> None:
+    """They count as the hosts of mirrors do: of each one once, and of the one that was looked at not again."""
+    job = Job(
+        id="job_1",
+        user_id="alice",
+        correlation_id="corr-1",
+        spec=JobSpec(url="https://a.example/f.meta4", mirrors=("https://b.example/f",)),
+        created_at=datetime(2025, 1, 1, tzinfo=UTC),
+        metadata=replace(FILE, other_hosts=("files.example:443", "b.example:443", "c.example:443")),
+    )
+    assert hosts_of_mirrors(job) == ["b.example:443", "c.example:443"]
+    assert hosts_of_mirrors(replace(job, spec=JobSpec(url="https://a.example/f.meta4"))) == [
+        "b.example:443",
+        "c.example:443",
+    ]
 
 
 def test_who_is_asked_next() -> None:
