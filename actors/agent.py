@@ -59,7 +59,7 @@ from tasks.links import Link, Links, Refresh
 from tasks.pace import Paces, Rate
 from tasks.probe import probe
 from tasks.sink import Sink
-from tasks.sweep import sweep
+from tasks.sweep import abort_nobodys, sweep
 from tasks.transfer import transfer
 from tasks.transports import Transports
 from tasks.upload import undo
@@ -330,13 +330,18 @@ class Agent:
         )
 
     async def _sweep(self, order: SweepOrder) -> None:
-        """Tell of uploads that may be nobody's. A failure is not told: the next look comes soon."""
+        """Tell of uploads that may be nobody's, or abort what is. Failures are not told: the next look comes soon."""
         try:
+            if order.nobodys:
+                await abort_nobodys(self._sink, order.nobodys)
+                return
             found = await sweep(self._sink, order, now=utc(self._clock()), new_id=self._new_id, rng=self._rng)
         except RayhaulError as error:
             log.warning("bucket not swept: %s", error.message, extra={"code": error.code})
             return
-        await self._outbox.tell(Swept(notice_id=self._new_id("note"), order_id=order.order_id, uploads=found))
+        await self._outbox.tell(
+            Swept(notice_id=self._new_id("note"), order_id=order.order_id, uploads=found.of_jobs, named=found.named)
+        )
 
     def _since_ms(self, began_s: float) -> int:
         return round((self._monotonic() - began_s) * 1000)

@@ -103,7 +103,7 @@ class Dispatch:
             return
         self._decide_apart(draft, book, free)
         self._decide_aborts(draft, book, free)
-        sweep = self.sweeping.order(draft.now_s)
+        sweep = self.sweeping.order(draft.now_s, draft.nobodys)
         if sweep is not None:
             self._orders[min(record.agent for record in free)].append(sweep)
         self._decide_probes(draft, book, free)

@@ -15,7 +15,7 @@ from actors.book import Asked, Book, Setback
 from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
-from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
+from rayhaul.lease import Lease, OpenUpload, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import (
     TRACEPARENT,
     ApiKey,
@@ -64,6 +64,8 @@ class Draft:
         self._keys_used: dict[str, datetime] = {}
         #: Leases to be told to stop once this is durable, by agent.
         self.revokes: defaultdict[str, list[str]] = defaultdict(list)
+        #: Uploads that belong to no job, to be aborted once this is durable.
+        self.nobodys: list[OpenUpload] = []
         self.dead_letters_delta = 0
         #: Heard from agents, not durable; but what a turn that fails heard is said again.
         self.parking = book.parking
@@ -136,6 +138,12 @@ class Draft:
         before = sorted(self._book.leases_of_job.get(job_id, ()))
         found = (self.lease(lease_id) for lease_id in (*before, *self._granted_of_job.get(job_id, ())))
         return sorted((lease for lease in found if lease is not None), key=lambda lease: lease.epoch)
+
+    def leases_of_key(self, key: str) -> Sequence[Lease]:
+        """Return the leases, at this point of the turn, of all jobs whose object gets that key."""
+        job_ids = {*self._book.leases_of_job, *self._granted_of_job}
+        jobs = [job for job_id in job_ids if (job := self.job(job_id)) is not None]
+        return [lease for job in jobs if job.key == key for lease in self.leases_of_job(job.id)]
 
     def grant(self, lease: Lease) -> None:
         self._granted[lease.lease_id] = lease

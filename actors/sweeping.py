@@ -1,11 +1,13 @@
 """The sweep: when an agent is sent to look for uploads that are nobody's, and what becomes of those it tells of."""
 
 import logging
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from actors.draft import Draft
 from rayhaul.ids import NewId
-from rayhaul.lease import JobContext, SessionState, SweepOrder, Swept, UploadSession
+from rayhaul.lease import JobContext, Lease, OpenUpload, SessionState, SweepOrder, Swept, UploadSession
+from rayhaul.metrics import ORPHAN_UPLOADS
 from rayhaul.settings import SweepSettings
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,18 @@ class Sweeping:
         #: The order under way, or the last one.
         self.order_id: str | None = None
 
-    def order(self, now_s: float) -> SweepOrder | None:
-        """Return the order for a look that is due; one that got lost is made up for by the next."""
+    def order(self, now_s: float, nobodys: Sequence[OpenUpload] = ()) -> SweepOrder | None:
+        """Return the order to abort what was found, or for a look that is due; a lost one is made up for by a next."""
+        if nobodys:
+            return self._order(tuple(nobodys))
         if self._next_at_s is not None and now_s < self._next_at_s:
             return None
         is_first, self._next_at_s = self._next_at_s is None, now_s + self._settings.interval_s
         if is_first:
             return None
+        return self._order()
+
+    def _order(self, nobodys: tuple[OpenUpload, ...] = ()) -> SweepOrder:
         self.order_id = self._new_id("sweep")
         return SweepOrder(
             order_id=self.order_id,
@@ -39,6 +46,8 @@ class Sweeping:
             prefix=self._prefix,
             age_s_min=self._settings.age_s_min,
             rule_days=self._settings.rule_days,
+            owns_prefix=self._settings.owns_prefix,
+            nobodys=nobodys,
         )
 
 
@@ -48,6 +57,9 @@ def mark_strays(draft: Draft, notice: Swept) -> bool:
     They become sessions that are aborting, so that an agent is asked until it confirms that the store knows them no
     more; one that is aborted stays so, also when it is told again. Jobs and sessions were read into the draft before;
     of a job that is not there nothing is known, so it is not ours.
+
+    Under keys that callers named they are told of only where nobody else uploads: what no open session is, and no lease
+    may have opened, belongs to no job. These are aborted once, without a session: what stays is found again.
     """
     for upload in notice.uploads:
         if draft.job(upload.job_id) is None or _may_be_told(draft, upload):
@@ -56,10 +68,19 @@ def mark_strays(draft: Draft, notice: Swept) -> bool:
             continue
         log.warning("an upload is nobody's: %s", upload.key, extra={"jobId": upload.job_id})
         draft.put_session(upload, SessionState.ABORTING)
+    for named in notice.named:
+        if draft.knows_upload(named.upload_id) or _opened_under(draft.leases_of_key(named.key), named.initiated_at):
+            continue
+        log.warning("an upload is nobody's: %s", named.key)
+        draft.nobodys.append(named)
+        draft.count(ORPHAN_UPLOADS)
     return True
 
 
 def _may_be_told(draft: Draft, upload: UploadSession) -> bool:
-    """Whether an agent that holds the job now may have opened it, and its word is on the way."""
-    latest = upload.created_at + _CLOCKS_APART
-    return any(lease.granted_at <= latest for lease in draft.leases_of_job(upload.job_id))
+    return _opened_under(draft.leases_of_job(upload.job_id), upload.created_at)
+
+
+def _opened_under(leases: Sequence[Lease], created_at: datetime) -> bool:
+    """Whether an agent that holds one of these now may have opened an upload then, and its word is on the way."""
+    return any(lease.granted_at <= created_at + _CLOCKS_APART for lease in leases)

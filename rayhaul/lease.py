@@ -51,6 +51,15 @@ class UploadSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenUpload:
+    """An upload as the store lists it."""
+
+    key: str
+    upload_id: str
+    initiated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartDone:
     """A part that the store has acknowledged. `etag` is unquoted."""
 
@@ -196,6 +205,10 @@ class SweepOrder:
     age_s_min: float
     #: Have the bucket itself abort uploads after so many days, where it has no rules yet; None: leave its rules alone.
     rule_days: int | None
+    #: Tell of uploads under keys that callers named, too: nobody but this cluster uploads under the prefix.
+    owns_prefix: bool = False
+    #: Known to be nobody's: these are aborted, and nothing is looked for.
+    nobodys: tuple[OpenUpload, ...] = ()
 
 
 Order = ProbeOrder | TransferOrder | AbortOrder | SweepOrder
@@ -305,12 +318,14 @@ class Aborted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """Open uploads under keys that name jobs. Whether those are ours, and need them, the scheduler knows."""
+    """Open uploads that may be nobody's. Whether jobs of ours need them, the scheduler knows."""
 
     notice_id: str
     order_id: str
-    #: As they would have to be aborted; `created_at` is when the store says that they were.
+    #: Under keys that name jobs, as they would have to be aborted; `created_at` is when the store says that they were.
     uploads: tuple[UploadSession, ...]
+    #: Under keys that callers named, where nobody else uploads.
+    named: tuple[OpenUpload, ...] = ()
     #: Of no job.
     job_id: str = ""
 

@@ -282,6 +282,11 @@ class SweepSettings(_Group):
         description="Where the bucket has no lifecycle rules, one is set that aborts uploads after so many days; "
         "empty: its rules are left alone.",
     )
+    owns_prefix: bool = Field(
+        default=False,
+        description="Nobody but this cluster uploads under `s3.prefix`: what its ledger does not know there is "
+        "aborted, under keys that callers named as well. Else such uploads are left to the rule.",
+    )
 
 
 class HostsSettings(_Group):

@@ -191,7 +191,9 @@ class EmbeddedCluster:
         store.start()
         self._stack.callback(store.stop)
         ports_path.write_text(" ".join(map(str, store.ports)))
-        return self._settings.model_copy(update={"s3": store.settings})
+        # In a store of its own nobody else uploads.
+        sweep = self._settings.sweep.model_copy(update={"owns_prefix": True})
+        return self._settings.model_copy(update={"s3": store.settings, "sweep": sweep})
 
     def _start_ray(self) -> str:
         place = self._place

@@ -13,14 +13,13 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 
 from rayhaul.errors import ChecksumMismatch, SinkBusy, SinkError, UploadLost
-from rayhaul.lease import PartDone
+from rayhaul.lease import OpenUpload, PartDone
 from rayhaul.metrics import Meter
 from rayhaul.policy.naming import content_disposition
 from rayhaul.policy.planning import PARTS_MAX
@@ -50,13 +49,6 @@ class StoredPart:
     size_bytes: int
     #: Unquoted.
     etag: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenUpload:
-    key: str
-    upload_id: str
-    initiated_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

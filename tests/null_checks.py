@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import actors.draft
+import actors.sweeping
 import rayhaul.policy.mirrors
 import rayhaul.policy.retry
 import tasks.bodies
@@ -184,6 +185,11 @@ NULLS = {
         "uploads in use are not swept",
         _is(actors.draft.Draft, "knows_upload", lambda _self, _upload_id: False),
         "tests/unit/test_strays.py::test_uploads_in_use_stay",
+    ),
+    "sweep-named": Null(
+        "uploads that somebody may have just opened are not swept",
+        _is(actors.sweeping, "_opened_under", lambda _leases, _created_at: False),
+        "tests/unit/test_strays.py::test_uploads_under_keys_that_callers_named",
     ),
     "bucket-rules": Null(
         "what the cluster has written is no source, and what nobody allowed neither",

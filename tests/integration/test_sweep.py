@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inprocess import quick_settings, running_service
+from inprocess import PART_BYTES, quick_settings, running_service
 from origin import Origin
 from store_proxy import Fault, StoreProxy
 
@@ -56,6 +56,41 @@ async def test_f29_an_upload_that_nobody_was_told_of(s3: S3Settings, sink: Sink,
         async with asyncio.timeout(60):
             while (await service.ledger.state()).sessions:
                 await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("owns_prefix", [True, False])
+async def test_keys_that_callers_named(s3: S3Settings, sink: Sink, tmp_path: Path, *, owns_prefix: bool) -> None:
+    """The answer to Create is lost, and an upload stays. Only where nobody else uploads under the prefix it is aborted,
+    and not that of another job with the same key, nor one outside; else a stranger's on the same key stays, too.
+    """
+    sweep = SweepSettings(interval_s=0.5, age_s_min=1, owns_prefix=owns_prefix)
+    size = 4 * PART_BYTES
+    async with StoreProxy(s3) as proxy, Origin() as origin:
+        settings = quick_settings(proxy.settings, sweep=sweep)
+        async with running_service(tmp_path, settings, agents=1) as service:
+            async with AsyncClient(service.url, service.alice) as client:
+                proxy.fail("create", Fault(drop_answer=True))
+                first = await client.submit(origin.add("f.bin", size=size, seed=7), key="f.bin")
+                await client.wait(first.id, timeout_s=60)
+                outside = f"other-{s3.prefix}f.bin"
+                strangers = set() if owns_prefix else {await sink.create(f"{s3.prefix}f.bin", **ABOUT)}
+                far_id = await sink.create(outside, **ABOUT)
+                # Five seconds: long enough for some looks.
+                slow_url = origin.add("slow.bin", size=size, seed=7, rate_bytes_per_s=size // 5)
+                slow = await client.submit(slow_url, key="f.bin", connections=1)
+                key = f"{s3.prefix}f.bin"
+                left = 0 if owns_prefix else 2
+                assert (await client.wait(slow.id, timeout_s=100)).result is not None
+                async with asyncio.timeout(60):
+                    while len(await sink.list_uploads(key)) > left:
+                        await asyncio.sleep(0.1)
+                await asyncio.sleep(1.5)
+                found = {upload.upload_id for upload in await sink.list_uploads(key)}
+                assert len(found) == left
+                assert found >= strangers
+                assert proxy.count("create") == 3, "the slow job's own upload stayed"
+                assert [upload.upload_id for upload in await sink.list_uploads(outside)] == [far_id]
+                await sink.abort(outside, far_id)
 
 
 async def test_the_bucket_s_own_rule(s3: S3Settings) -> None:

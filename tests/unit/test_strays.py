@@ -9,11 +9,10 @@ from actors.book import Book
 from actors.draft import Draft
 from actors.sweeping import Sweeping, mark_strays
 from rayhaul.ids import IdFactory
-from rayhaul.job import Job, JobSpec
-from rayhaul.lease import Lease, SessionState, Swept, UploadSession
+from rayhaul.job import Job, JobSpec, JobStatus
+from rayhaul.lease import Lease, OpenUpload, SessionState, Swept, UploadSession
 from rayhaul.policy.naming import job_of_key, object_key
 from rayhaul.settings import SweepSettings
-from tasks.sink import OpenUpload
 from tasks.sweep import stray
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -56,7 +55,12 @@ def test_young_uploads_are_left_alone() -> None:
         for minutes in (0, 59, 60, 600)
     ]
     named = OpenUpload(key="in/named.iso", upload_id="named", initiated_at=NOW - timedelta(days=9))
-    assert [upload.upload_id for _, upload in stray([*uploads, named], order, now=NOW)] == ["60", "600"]
+    of_jobs, others = stray([*uploads, named], order, now=NOW)
+    assert [upload.upload_id for _, upload in of_jobs] == ["60", "600"]
+    assert others == [], "it may be anybody's"
+    young = replace(named, upload_id="young", initiated_at=NOW - timedelta(minutes=59))
+    ours = replace(order, owns_prefix=True)
+    assert stray([*uploads, named, young], ours, now=NOW) == (of_jobs, [named])
 
 
 def sweeping() -> Sweeping:
@@ -128,6 +132,48 @@ def test_uploads_in_use_stay() -> None:
     assert aborted(told, book=book) == []
     before = [replace(told[2], created_at=lease.granted_at - timedelta(minutes=5))]
     assert aborted(before, book=book) == ["stray"]
+
+
+def test_uploads_under_keys_that_callers_named() -> None:
+    """Those go that no session is, and that no lease of any job with that key may have opened."""
+    named = replace(JOB, spec=replace(JOB.spec, key="f.iso"), key="in/f.iso", status=JobStatus.DOWNLOADING)
+    lease = Lease(
+        lease_id="lease_1",
+        job_id=named.id,
+        epoch=1,
+        agent="agent-1",
+        incarnation="inc_1",
+        first_part=1,
+        end_part=2,
+        granted_at=NOW - timedelta(hours=2),
+    )
+    book = Book()
+    known = replace(LEFT, session_id="ses_open", key="in/f.iso", state=SessionState.OPEN, upload_id="open")
+    book.merge(jobs=[named], granted=[lease], ended=(), trimmed=(), sessions=[known], parts=(), now_s=NOW.timestamp())
+
+    def found(key: str, upload_id: str, *, hours: float) -> OpenUpload:
+        return OpenUpload(key=key, upload_id=upload_id, initiated_at=NOW - timedelta(hours=hours))
+
+    told = Swept(
+        notice_id="n",
+        order_id="o",
+        uploads=(),
+        named=(
+            found("in/f.iso", "open", hours=3),
+            found("in/f.iso", "under way", hours=1.9),
+            # Our clock may be a little ahead of the store's.
+            found("in/f.iso", "skewed", hours=2 + 30 / 3600),
+            found("in/f.iso", "before", hours=3),
+            found("in/g.iso", "other", hours=1.9),
+        ),
+    )
+    draft = Draft(book, NOW, NEW_ID)
+    assert mark_strays(draft, told)
+    assert [upload.upload_id for upload in draft.nobodys] == ["before", "other"]
+    assert not draft.seal().sessions
+    order = sweeping().order(10_001.0, draft.nobodys)
+    assert order is not None
+    assert list(order.nobodys) == draft.nobodys
 
 
 def test_the_upload_of_stripes_stays() -> None:
