@@ -33,6 +33,8 @@ _PREAMBLE = b"retry: 3000\n\n"
 _HEARTBEAT = b": still here\n\n"
 #: A client that takes nothing for so long is cut off; it resumes by id.
 _SEND_TIMEOUT_S = 10.0
+#: Events written at once: whoever does not read has no more than that waiting for it in the server's memory.
+_WRITE_EVENTS_MAX = 100
 #: An open stream asks this often whether its key still holds.
 _RECHECK_S = 60.0
 #: Streams that began together end apart.
@@ -150,14 +152,14 @@ class EventStream(StreamingResponse):
             self._checked_s = self._replica.clock()
 
     async def _send(self, send: Send, events: Sequence[Message], *, live: bool = False) -> None:
-        if not events:
-            return
-        await _write(send, b"".join(event.frame for event in events))
-        self._last_seq, self._last_status = events[-1].seq, events[-1].status
-        if live:
-            # All count as late as the oldest: each by itself, for each stream, would be most of what sending costs.
-            lag_s = max(0.0, self._replica.clock() - events[0].ts_s)
-            self._replica.meter.observe(SSE_EVENT_LAG, lag_s, times=len(events))
+        for begin in range(0, len(events), _WRITE_EVENTS_MAX):
+            some = events[begin : begin + _WRITE_EVENTS_MAX]
+            await _write(send, b"".join(event.frame for event in some))
+            self._last_seq, self._last_status = some[-1].seq, some[-1].status
+            if live:
+                # All count as late as the oldest: each by itself, for each stream, would be most of what sending costs.
+                lag_s = max(0.0, self._replica.clock() - some[0].ts_s)
+                self._replica.meter.observe(SSE_EVENT_LAG, lag_s, times=len(some))
 
 
 async def _write(send: Send, body: bytes) -> None:

@@ -10,7 +10,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +56,8 @@ class Message:
     seq: int
     #: Of the commit, Unix seconds.
     ts_s: float
+    job_id: str
+    user_id: str
     status: JobStatus
     frame: bytes
 
@@ -71,7 +73,14 @@ class _Head:
 
 def message(record: EventRecord) -> Message:
     view = event_view(record)
-    return Message(record.seq, record.ts.timestamp(), record.status, _frame(view, f"id: {record.seq}\n"))
+    return Message(
+        seq=record.seq,
+        ts_s=record.ts.timestamp(),
+        job_id=record.job_id,
+        user_id=record.user_id,
+        status=record.status,
+        frame=_frame(view, f"id: {record.seq}\n"),
+    )
 
 
 def _frame(view: EventView, id_line: str = "") -> bytes:
@@ -106,11 +115,15 @@ class Listener:
         self._progress.clear()
         return events, progress
 
-    def offer(self, job_id: str, event: Message) -> None:
-        if event.status not in MOVING:
-            self._progress.pop(job_id, None)
+    def offer(self, events: Sequence[Message]) -> None:
+        if not events:
+            return
+        if self._progress:
+            for event in events:
+                if event.status not in MOVING:
+                    self._progress.pop(event.job_id, None)
         if not self.behind:
-            self._queue.append(event)
+            self._queue.extend(events)
             if len(self._queue) > _QUEUE_EVENTS_MAX:
                 self._queue.clear()
                 self.behind = True
@@ -255,19 +268,29 @@ class _Tail:
     async def _read_on(self) -> None:
         """Tell what the ledger has after `seq`."""
         while records := await self._ledger.events_after(_EVERYTHING, self._seq, limit=PAGE_EVENTS):
-            for record in records:
-                self._tell(record)
+            self._tell(records)
             if len(records) < PAGE_EVENTS:
                 await asyncio.sleep(_GATHER_S)
                 return
 
-    def _tell(self, record: EventRecord) -> None:
-        self._seq = record.seq
-        self._remember(record.job_id, _Head(record.user_id, record.correlation_id, record.status))
-        event: Message | None = None
-        for listener in self._interested(record.job_id, record.user_id):
-            event = event or message(record)
-            listener.offer(record.job_id, event)
+    def _tell(self, records: Sequence[EventRecord]) -> None:
+        """Offer a page to all whom it concerns, each of them once: hundreds may listen to everything."""
+        everything: list[Message] = []
+        of_user: defaultdict[str, list[Message]] = defaultdict(list)
+        of_job: defaultdict[str, list[Message]] = defaultdict(list)
+        for record in records:
+            self._seq = record.seq
+            self._remember(record.job_id, _Head(record.user_id, record.correlation_id, record.status))
+            if self._of_all or record.job_id in self._of_job:
+                event = message(record)
+                everything.append(event)
+                of_user[event.user_id].append(event)
+                of_job[event.job_id].append(event)
+        for job_id, events in of_job.items():
+            for listener in self._of_job.get(job_id, ()):
+                listener.offer(events)
+        for listener in self._of_all:
+            listener.offer(everything if listener.viewer.sees_all else of_user.get(listener.viewer.user_id, ()))
 
     def _interested(self, job_id: str, user_id: str) -> Iterator[Listener]:
         yield from self._of_job.get(job_id, ())
