@@ -1,23 +1,23 @@
 """Drills on what users do to the queue: a backlog, cancels at any moment, replays, and readers that do not read."""
 
-import json
 import socket
 import statistics
-import threading
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from datetime import datetime
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from drill_alerts import AlertWatch
 from drill_audit import Content, audit
 from drill_cluster import KIB, MIB, Patient, small_files
 from drill_table import Begin
+from embedded import eventually
 from origin import Origin
 
 from rayhaul import Client
@@ -164,7 +164,9 @@ def test_f56_cancelled_at_any_moment(shared: Patient, origin: Origin, begin: Beg
     shared.await_no_uploads(drill)
 
 
-def test_f48_five_hundred_readers_that_do_not_read(shared: Patient, origin: Origin, begin: Begin) -> None:
+def test_f48_five_hundred_readers_that_do_not_read(
+    shared: Patient, origin: Origin, begin: Begin, tmp_path: Path
+) -> None:
     """500 event streams nobody reads from: cut when they block, and those who read get events in time."""
     drill = begin("F48", "500 event streams that are not read")
     url = urlsplit(shared.cluster.url)
@@ -173,7 +175,7 @@ def test_f48_five_hundred_readers_that_do_not_read(shared: Patient, origin: Orig
         f"Accept: text/event-stream\r\n\r\n"
     )
     before_rss = rss_of(shared)
-    lags: list[float] = []
+    lags_path = tmp_path / "lags"
     with ExitStack() as stack:
         drill.strike()
         slow = []
@@ -185,9 +187,8 @@ def test_f48_five_hundred_readers_that_do_not_read(shared: Patient, origin: Orig
             slow.append(sock)
         time.sleep(2)
         opened = shared.metric("rayhaul_sse_connections")
-        stop = threading.Event()
-        reading = threading.Thread(target=read_in_time, args=(shared, stop, lags))
-        reading.start()
+        reading = stack.enter_context(reading_in_time(shared, lags_path))
+        eventually(lambda: shared.metric("rayhaul_sse_connections") > opened, within_s=30, what="one reads")
         wanted = shared.submit(origin, small_files("f48", 3000, size_bytes=2 * KIB))
         shared.books.await_final(wanted, within_s=400)
         deadline_s = time.monotonic() + 60
@@ -198,15 +199,14 @@ def test_f48_five_hundred_readers_that_do_not_read(shared: Patient, origin: Orig
             time.sleep(0.5)
         left = shared.metric("rayhaul_sse_connections")
         peak_rss = rss_of(shared)
-        stop.set()
-        reading.join()
+        assert reading.poll() is None, "the one that reads lost its stream"
     drill.recover()
     shared.await_ready(agents=AGENTS)
     shared.check(drill, wanted)
-    ordered = sorted(lags)
+    ordered = sorted(map(float, lags_path.read_text().split()))
     p99_s = ordered[int(len(ordered) * 0.99)]
     drill.remark(
-        f"open {opened:.0f}, left {left:.0f}; {len(lags)} events to a reader beside them, lag p50 "
+        f"open {opened:.0f}, left {left:.0f}; {len(ordered)} events to a reader beside them, lag p50 "
         f"{ordered[len(ordered) // 2]:.2f} s, p99 {p99_s:.2f} s; "
         f"replica's memory {before_rss // MIB} -> {peak_rss // MIB} MiB"
     )
@@ -218,12 +218,12 @@ def rss_of(shared: Patient) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
 
-def read_in_time(shared: Patient, stop: threading.Event, lags: list[float]) -> None:
-    """Follow all events as a good client; note how long after its commit each one came."""
-    with suppress(httpx.HTTPError), shared.http(30) as http, http.stream("GET", "/events") as stream:
-        for line in stream.iter_lines():
-            if stop.is_set():
-                return
-            if line.startswith("data: ") and '"seq":null' not in line:
-                ts = datetime.fromisoformat(json.loads(line[6:])["ts"])
-                lags.append(time.time() - ts.timestamp())
+@contextmanager
+def reading_in_time(shared: Patient, lags_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Have a good client follow all events meanwhile."""
+    command = [sys.executable, str(Path(__file__).with_name("drill_reader.py")), shared.cluster.url, shared.cluster.key]
+    with lags_path.open("wb") as lags, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=lags) as reading:
+        try:
+            yield reading
+        finally:
+            reading.kill()
