@@ -87,6 +87,7 @@ bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/res
 	$(BIN)/python -m bench.ledger
 	$(BIN)/python -m bench.moving
 	$(BIN)/python -m bench.small_files
+	$(BIN)/python -m bench.stripes
 	$(BIN)/python -m bench.api
 	$(BIN)/python -m bench.streams
 
