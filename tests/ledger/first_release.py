@@ -31,7 +31,13 @@ def _job(number: int, viewer: Viewer = ANN, status: JobStatus = JobStatus.QUEUED
     return a_job(viewer, id=f"job_0000000000000000000000000{number}", status=status)
 
 
-FULL = replace(a_full_job(), id="job_00000000000000000000000001")
+def _as_it_was_then(job: Job) -> Job:
+    """Return the job without what later releases know of a source."""
+    assert job.metadata is not None
+    return replace(job, metadata=replace(job.metadata, described_place=0, other_hosts=()))
+
+
+FULL = _as_it_was_then(replace(a_full_job(), id="job_00000000000000000000000001"))
 QUEUED = _job(2, BOB)
 RUNNING = replace(_job(3, status=JobStatus.DOWNLOADING), started_at=NOW, agents=("agent-1",), epoch=2, version=5)
 DONE = replace(_job(4, BOB, JobStatus.COMPLETED), completed_at=NOW + timedelta(seconds=9), version=7)
