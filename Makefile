@@ -50,7 +50,7 @@ alerts: $(VENV)/.dev ## each alert as Prometheus evaluates it (promtool; install
 	$(BIN)/pytest tests/alerts -n 2
 
 ledger: $(VENV)/.dev ## one suite on SQLite and on PostgreSQL
-	$(BIN)/pytest tests/ledger -n 2
+	$(BIN)/pytest tests/ledger -n 2 --dist loadfile
 
 simulation: $(VENV)/.dev ## scheduler and agents on a fake clock, seeded faults
 	$(BIN)/pytest tests/simulation
