@@ -190,7 +190,13 @@ def rayhaul_up(
         while "Rayhaul is up" not in log_path.read_text():
             assert process.poll() is None and time.monotonic() < deadline_s, log_path.read_text()  # noqa: PT018
             time.sleep(_POLL_S)
-        yield Cluster(f"http://127.0.0.1:{port}", directory / "data", psutil.Process(process.pid))
+        cluster = Cluster(f"http://127.0.0.1:{port}", directory / "data", psutil.Process(process.pid))
+        with cluster.client() as client:
+            # `up` says so with the first of them.
+            while sum(agent.state == "online" for agent in client.agents()) < agents:
+                assert time.monotonic() < deadline_s, "not all agents came"
+                time.sleep(_POLL_S)
+        yield cluster
 
 
 @contextmanager

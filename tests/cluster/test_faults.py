@@ -75,6 +75,7 @@ def test_agent_then_scheduler_killed_in_a_large_job(cluster: Embedded, origin: O
     assert read_bytes < 1.5 * GIB
 
 
+@pytest.mark.drill
 def test_a_killed_cluster_goes_on(tmp_path: Path, origin: Origin) -> None:
     """After SIGKILL of `up` itself the next one on the same directory and port finishes every job."""
     slow = origin.add("slow.bin", size=96 * MIB, seed=12, rate_bytes_per_s=4 * MIB)
