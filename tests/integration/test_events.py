@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 from plane import Site, api_settings, listening, site_at
 from streams import PATIENCE_S, stream
 
@@ -17,6 +18,7 @@ from rayhaul.errors import Failure, Fault, Unavailable
 from rayhaul.job import JobEvent, JobSpec, Progress
 from rayhaul.ledger.base import Role, Viewer
 from rayhaul.metrics import SSE_CONNECTIONS, SSE_EVENT_LAG
+from serve_app.events import EventStream
 from serve_app.feed import PAGE_EVENTS, _Tail
 from serve_app.replica import Replica
 
@@ -485,6 +487,23 @@ async def test_an_end_that_comes_in_two_pages_is_told_in_full(site: Site, http: 
         await site.plane.move(job_id, JobEvent.FAILED, JobEvent.DEADLETTERED)
         release.set()
         assert [event.event for event in await told.rest()] == ["failed", "deadlettered"]
+
+
+async def test_a_long_page_is_written_piece_by_piece(site: Site) -> None:
+    """Whoever does not read has no more waiting for it in this process than one piece: all of it comes, in order."""
+    pieces: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        pieces.append(message["body"])
+
+    specs = tuple(JobSpec(url="https://files.example/") for _ in range(250))
+    await site.plane.submit(Submission(user_id="alice", correlation_id="correlation", specs=specs))
+    page = await site.app.state.replica.feed.page(Viewer("alice"), 0, None)
+    scope = {"type": "http", "app": site.app, "headers": [], "method": "GET"}
+    told = EventStream(Request(scope), Viewer("alice"), job_id=None, after=0)
+    await told._send(send, page)
+    assert [piece.count(b"\nevent: ") for piece in pieces] == [100, 100, 50]
+    assert b"".join(pieces) == b"".join(event.frame for event in page)
 
 
 async def test_many_that_catch_up_read_by_turns(site: Site, http: httpx.AsyncClient) -> None:
