@@ -82,15 +82,25 @@ class Dialer:
         self.meter.inc(EGRESS_DENIED, denied.reason)
         _log.warning("egress denied (%s): %s", denied.reason, where, extra={"code": denied.code})
 
-    async def dial(self, host: str, port: int, *, ports: Collection[int]) -> socket.socket:
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        *,
+        ports: Collection[int],
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+        family: int = socket.AF_UNSPEC,
+    ) -> socket.socket:
         """Return a socket connected to a host; `ports`: of the protocol, those that need no entry in the allow list.
 
+        Whatever the `family` that is wanted, all addresses of the name are checked.
         Raises: EgressDenied; SourceUnreachable; SourceTimeout.
         """
         try:
             async with asyncio.timeout(self._egress.dns_timeout_s + self.source.connect_timeout_s):
                 records = await self._resolved(host, port, ports)
-                return await self._first_of(records, host)
+                wanted = [record for record in records if family in {socket.AF_UNSPEC, record["family"]}]
+                return await self._first_of(wanted, host, kind)
         except Denied as denied:
             self._deny(denied, host)
             raise
@@ -110,7 +120,7 @@ class Dialer:
         try:
             async with asyncio.timeout(self.source.connect_timeout_s):
                 # Flow and scope of IPv6 go along.
-                return await _connected(first.family, (address[0], port, *address[2:]))
+                return await _connected(first.family, (address[0], port, *address[2:]), socket.SOCK_STREAM)
         except TimeoutError:
             raise SourceTimeout(f"{address[0]} did not answer in time.") from None
         except OSError as error:
@@ -127,18 +137,18 @@ class Dialer:
             self.guard.check_address(record["host"], port, host, ports=ports)
         return records
 
-    async def _first_of(self, records: Sequence[ResolveResult], host: str) -> socket.socket:
+    async def _first_of(self, records: Sequence[ResolveResult], host: str, kind: socket.SocketKind) -> socket.socket:
         for record in records:
             try:
-                return await _connected(socket.AddressFamily(record["family"]), (record["host"], record["port"]))
+                return await _connected(record["family"], (record["host"], record["port"]), kind)
             except OSError as error:
                 _log.info("%s: no connection to %s: %s", host, record["host"], error.strerror or type(error).__name__)
         raise SourceUnreachable(f"The connection to {host} failed.")
 
 
-async def _connected(family: int, address: tuple[str | int, ...]) -> socket.socket:
+async def _connected(family: int, address: tuple[str | int, ...], kind: socket.SocketKind) -> socket.socket:
     """Raises: OSError."""
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(family, kind)
     try:
         made.settimeout(0)
         await asyncio.get_running_loop().sock_connect(made, address)

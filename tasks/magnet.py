@@ -20,12 +20,13 @@ from yarl import URL
 from rayhaul.errors import EgressDenied, InvalidRequest
 from tasks.guard import AddressGuard, check_text
 
-#: Peers listen where they like; below are the ports of services, of which only those of HTTP serve trackers.
+#: Peers listen where they like, and UDP trackers do; below are the ports of services, of which only those of HTTP serve
+#: trackers.
 PEER_PORTS = range(1024, 65_536)
 TRACKERS_MAX = 20
 _PEERS_MAX = 50
 _FIELDS_MAX = 200
-_TRACKER_SCHEMES = frozenset({"http", "https"})
+_TRACKER_SCHEMES = frozenset({"http", "https", "udp"})
 _HEX_V1, _BASE32_V1 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[a-z2-7]{32}")
 #: A multihash of SHA-256: 0x12, 0x20, 32 bytes.
 _HEX_V2 = re.compile(r"1220([0-9a-f]{64})")
@@ -84,7 +85,7 @@ class Magnet:
         )
         if not found.trackers and not found.peers:
             if named_trackers or named_peers:
-                raise EgressDenied("The magnet link names no HTTP tracker (tr) or peer (x.pe) that may be asked.")
+                raise EgressDenied("The magnet link names no tracker (tr) or peer (x.pe) that may be asked.")
             raise InvalidRequest("The magnet link names neither trackers (tr) nor peers (x.pe) to ask for the file.")
         return found
 
@@ -119,7 +120,8 @@ def allowed_trackers(guard: AddressGuard, urls: Iterable[str], *, ports: Collect
 def _is_allowed_tracker(guard: AddressGuard, text: str, ports: Collection[int]) -> bool:
     try:
         url = URL(text)
-        if url.scheme not in _TRACKER_SCHEMES or url.port is None:
+        # A UDP tracker has no port of its own (BEP 15), and none is asked by IPv6 (`torrent_datagrams`).
+        if url.scheme not in _TRACKER_SCHEMES or url.port is None or (url.scheme == "udp" and ":" in (url.host or "")):
             return False
         port = url.port if url.port in ports or url.port in PEER_PORTS else URL.build(scheme=url.scheme, host="x").port
         guard.check_other(text, port or 0)

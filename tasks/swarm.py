@@ -7,6 +7,7 @@ Laws of this file:
 """
 
 import asyncio
+import errno
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -44,6 +45,8 @@ class Swarm:
         self._ticking: asyncio.Task[None] | None = None
         self._torrents: dict[str, Torrent] = {}
         self._changing = asyncio.Lock()
+        #: The library had no way for datagrams when it wanted to ask them, and would wait the longer each time.
+        self._has_unasked_trackers = False
 
     async def aclose(self) -> None:
         async with self._changing:
@@ -136,6 +139,7 @@ class Swarm:
         session.set_alert_fd(self._ringer.fileno())
         loop.add_reader(self._bell.fileno(), self._hear)
         self._ticking = loop.create_task(self._tick())
+        await self._proxy.ready()
         return session
 
     async def _tick(self) -> None:
@@ -148,6 +152,10 @@ class Swarm:
                 for torrent in [*self._torrents.values()]:
                     if not torrent.users_count and loop.time() - torrent.left_s >= self._linger_s:
                         await self._remove(torrent)
+                if self._has_unasked_trackers:
+                    self._has_unasked_trackers = False
+                    for torrent in self._torrents.values():
+                        torrent.handle.force_reannounce()
                 if self._torrents and self._session is not None:
                     self._session.post_torrent_updates()
 
@@ -160,7 +168,11 @@ class Swarm:
             while self._bell.recv(4096):
                 pass
         for alert in self._session.pop_alerts():
-            if isinstance(alert, lt.state_update_alert):
+            if isinstance(alert, lt.tracker_error_alert):
+                # It may be of a torrent that is being added. No tracker can say this one.
+                is_own = alert.error.category().name() in {"generic", "system"} and alert.error.value() == errno.EACCES
+                self._has_unasked_trackers = self._has_unasked_trackers or is_own
+            elif isinstance(alert, lt.state_update_alert):
                 for status in alert.status:
                     if (torrent := self._of(status.handle)) is not None:
                         torrent.updated(status)

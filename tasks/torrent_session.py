@@ -55,6 +55,10 @@ def settings(proxy: TorrentProxy) -> dict[str, Any]:
         "proxy_hostnames": True,
         "proxy_peer_connections": True,
         "proxy_tracker_connections": True,
+        # So that the proxy knows whose datagrams to carry.
+        "socks5_udp_send_local_ep": True,
+        # Behind a proxy the library keeps the id that one UDP tracker gave it for all of them.
+        "udp_tracker_token_expiry": 0,
         "listen_interfaces": "",
         "outgoing_interfaces": "127.0.0.1",
         "webtorrent_stun_server": "",

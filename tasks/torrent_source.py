@@ -158,7 +158,7 @@ class TorrentTransport:
         params = parsed(document)
         trackers = allowed_trackers(self._dialer.guard, params.trackers, ports=self._tracker_ports)
         if not trackers:
-            raise SourceRefused("The .torrent names no HTTP tracker that may be asked.")
+            raise SourceRefused("The .torrent names no tracker that may be asked.")
         return Magnet(
             info_hash=info_hash_of(params), trackers=trackers, peers=(), file_index=file_index_of_fragment(url)
         )

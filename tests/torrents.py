@@ -1,8 +1,10 @@
-"""Real torrents for tests: seeders of libtorrent on loopback, right or corrupt, and an HTTP tracker."""
+"""Real torrents for tests: seeders of libtorrent on loopback, right or corrupt, and trackers by HTTP and by UDP."""
 
 import asyncio
+import socket
+import struct
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -118,3 +120,64 @@ async def tracking() -> AsyncIterator[Tracker]:
     tracker.url = f"http://127.0.0.1:{tracker.port}/announce"
     async with server:
         yield tracker
+
+
+@dataclass(slots=True)
+class UdpTracker:
+    port: int = 0
+    peers: Sequence[tuple[str, int]] = ()
+    #: The path of the URL by which it was asked (BEP 41), for each announcement.
+    announced: list[str] = field(default_factory=list)
+    #: What came that is none of BEP 15, or came with another's id.
+    refused: list[bytes] = field(default_factory=list)
+    #: Ids that it gave, as a tracker does that wants to know who is really there.
+    ids: set[int] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"udp://127.0.0.1:{self.port}/announce"
+
+    def answer(self, said: bytes) -> bytes | None:
+        """Source: BEP 15, BEP 41."""
+        if len(said) < 16:
+            self.refused.append(said)
+            return None
+        given, action, transaction = struct.unpack_from(">QII", said)
+        if (given, action, len(said)) == (0x41727101980, 0, 16):
+            self.ids.add(made := 1000 * self.port + len(self.ids))
+            return struct.pack(">IIQ", 0, transaction, made)
+        if action != 1 or given not in self.ids or len(said) < 98:
+            self.refused.append(said)
+            return struct.pack(">II", 3, transaction) + b"who are you?"
+        path = said[100 : 100 + said[99]].decode() if said[98:99] == b"\x02" else ""
+        self.announced.append(path)
+        peers = b"".join(ip_address(host).packed + port.to_bytes(2) for host, port in self.peers)
+        return struct.pack(">IIIII", 1, transaction, 1800, 0, len(self.peers)) + peers
+
+
+@contextmanager
+def tracking_by_udp(host: str = "127.0.0.1") -> Iterator[UdpTracker]:
+    """Run a tracker on the loop that tells everybody of its peers, once it has seen that they hear its answers."""
+    tracker = UdpTracker()
+    with hearing_datagrams(host, tracker.answer) as port:
+        tracker.port = port
+        yield tracker
+
+
+@contextmanager
+def hearing_datagrams(host: str, answer: Callable[[bytes], bytes | None]) -> Iterator[int]:
+    """Hear datagrams, on the loop, and answer those that have an answer; give the port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.settimeout(0)
+        made.bind((host, 0))
+
+        def hear() -> None:
+            said, address = made.recvfrom(4096)
+            if (answered := answer(said)) is not None:
+                made.sendto(answered, address)
+
+        asyncio.get_running_loop().add_reader(made, hear)
+        try:
+            yield made.getsockname()[1]
+        finally:
+            asyncio.get_running_loop().remove_reader(made)

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from aiohttp import web
 from inprocess import quick_settings, running_service
 from lease_bench import PART, Bench, Control, Side, running
 from origin import content_bytes
+from torrent_rig import NoGuard, denied, joined, on_disk, opened, torrents
 from torrents import PIECE, Shared, seeding, share, tracking
 
 from rayhaul import AsyncClient
@@ -32,18 +34,12 @@ from rayhaul.errors import (
     SourceTimeout,
     SourceTooLarge,
 )
-from rayhaul.job import Metadata
-from rayhaul.metrics import EGRESS_DENIED, Meter
-from rayhaul.settings import EgressSettings, SourceSettings, SourcesSettings
+from rayhaul.metrics import Meter
+from rayhaul.settings import SourcesSettings
 from serve_app.seaweed import Seaweed
 from tasks import extras
-from tasks.dialing import Dialer
 from tasks.guard import AddressGuard
 from tasks.links import Link
-from tasks.scratch import Scratch
-from tasks.swarm import Swarm
-from tasks.torrent_proxy import TorrentProxy
-from tasks.torrent_source import TorrentTransport
 from tasks.transports import Transports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -65,48 +61,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
             "c.bin": content_bytes(2, 0, AFTER),
         },
     )
-
-
-@asynccontextmanager
-async def torrents(
-    scratch: Path,
-    *allow: str,
-    bytes_max: int = 10**9,
-    linger_s: float = 60,
-    meter: Meter | None = None,
-    guard: Callable[[EgressSettings], AddressGuard] = AddressGuard,
-    **limits: float,
-) -> AsyncIterator[TorrentTransport]:
-    egress = EgressSettings(allow=allow)
-    source = SourceSettings().model_copy(update={"stall_timeout_s": 3, "probe_timeout_s": 5, **limits})
-    dialer = Dialer(guard(egress), egress, source, slots=asyncio.Semaphore(8), meter=meter or Meter())
-    proxy = TorrentProxy(dialer, tracker_ports=egress.ports)
-    swarm = Swarm(dialer.guard, proxy, Scratch(scratch, bytes_max, free_bytes_min=0), linger_s=linger_s)
-    transport = TorrentTransport(dialer, swarm, tracker_ports=egress.ports)
-    try:
-        yield transport
-    finally:
-        await transport.aclose()
-        assert on_disk(scratch) == 0, "nothing is left on the disk"
-
-
-def opened(
-    transport: TorrentTransport, url: str, pin: Metadata, first: int, end: int
-) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-    return transport.open_range(Link(url), pin=pin, first_byte=first, end_byte=end, checksum_tells=False)
-
-
-async def joined(opening: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray | None = None) -> bytes:
-    got = bytearray() if got is None else got
-    async with opening as body:
-        async for piece in body:
-            got += piece
-    return bytes(got)
-
-
-def on_disk(scratch: Path) -> int:
-    """Return how many bytes of torrents lie there."""
-    return sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
 
 
 def spoil(scratch: Path) -> None:
@@ -302,14 +256,6 @@ async def canary(host: str) -> AsyncIterator[tuple[int, list[object]]]:
         yield server.sockets[0].getsockname()[1], came
 
 
-class _NoGuard(AddressGuard):
-    def check_address(self, *_where: object, **_how: object) -> None:
-        """Deny nothing."""
-
-    def networks(self) -> Any:
-        return iter(())
-
-
 class _GuardWithoutFilter(AddressGuard):
     """What is left when the library's own filter knows nothing."""
 
@@ -317,7 +263,7 @@ class _GuardWithoutFilter(AddressGuard):
         return iter(())
 
 
-@pytest.mark.parametrize(("guard", "is_met"), [(AddressGuard, False), (_GuardWithoutFilter, False), (_NoGuard, True)])
+@pytest.mark.parametrize(("guard", "is_met"), [(AddressGuard, False), (_GuardWithoutFilter, False), (NoGuard, True)])
 async def test_denied_addresses_are_never_connected_to(
     shared: Shared, tmp_path: Path, guard: type[AddressGuard], *, is_met: bool
 ) -> None:
@@ -346,25 +292,21 @@ async def test_denied_addresses_are_never_connected_to(
                 pin = await transport.probe(Link(url), None)
                 await joined(opened(transport, url, pin, 0, PART))
                 ends_s = time.monotonic() + 5
-                while time.monotonic() < ends_s and not (tracker.requests and _denied(meter)) and not is_met:
+                while time.monotonic() < ends_s and not (tracker.requests and denied(meter)) and not is_met:
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(0.7)
                 while is_met and not (far[1] and near[1] and named[1]) and time.monotonic() < ends_s:
                     await asyncio.sleep(0.05)
             assert tracker.requests, "the tracker was asked, and told of the canaries"
             assert [bool(came) for _, came in (far, near, named)] == [is_met] * 3
-            assert bool(_denied(meter)) is not is_met
+            assert bool(denied(meter)) is not is_met
 
 
-def _denied(meter: Meter) -> float:
-    return sum(count for (name, _), count in meter.snapshot().counters.items() if name == EGRESS_DENIED.name)
-
-
-def hearing() -> set[tuple[str, int]]:
-    """Return address and port of each socket of this process that takes what anybody sends."""
+def hearing() -> set[tuple[str, int, int]]:
+    """Return address, port and kind of each socket of this process that takes what anybody sends."""
     # Its types know no sockets that are not connected.
     sockets: list[Any] = psutil.Process().net_connections()
-    return {(found.laddr.ip, found.laddr.port) for found in sockets if not found.raddr}
+    return {(found.laddr.ip, found.laddr.port, found.type) for found in sockets if not found.raddr}
 
 
 async def test_nobody_hears_strangers(shared: Shared, tmp_path: Path) -> None:
@@ -374,8 +316,8 @@ async def test_nobody_hears_strangers(shared: Shared, tmp_path: Path) -> None:
         async with torrents(tmp_path, seeder.host_port) as transport:
             url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
             await transport.probe(Link(url), None)
-            ((host, port),) = hearing() - before
-            assert host == "127.0.0.1"
+            ((host, port, kind),) = hearing() - before
+            assert (host, kind) == ("127.0.0.1", socket.SOCK_STREAM)
             for greeting in (b"\x05\x01\x00", b"\x05\x01\x02\x01\x07rayhaul\x05wrong\x05\x01\x00\x01"):
                 reader, writer = await asyncio.open_connection(host, port)
                 writer.write(greeting + b"\x7f\x00\x00\x01" + seeder.port.to_bytes(2))

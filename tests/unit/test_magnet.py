@@ -34,16 +34,23 @@ def test_info_hashes(topics: str, info_hash: InfoHash) -> None:
 
 
 def test_who_is_asked() -> None:
-    """HTTP trackers and peers' addresses, each once; what leads elsewhere is left out, and the rest is used."""
+    """Trackers by HTTP and UDP, and peers' addresses, each once; what leads elsewhere is left out, the rest is used."""
     found = read(
         f"magnet:?xt=urn:btih:{V1}&{TRACKER}&{TRACKER}"
         "&tr.1=http://tracker.example:6969/announce&tr=udp://tracker.example:1337&tr=wss://tracker.example/"
+        "&tr=udp://tracker.example/announce&tr=udp://tracker.example:53&tr=udp://10.0.0.1:1337&tr=udp://0x7f.1:1337"
+        "&tr=udp://[2606:2800:220:1::1]:1337&tr=udp://tracker.example:80/announce"
         "&tr=http://10.0.0.1/announce&tr=http://tracker.example:22/announce&tr=file:///etc/passwd&tr=http://0x7f.1/a"
         "&x.pe=93.184.216.34:51413&x.pe=[2606:2800:220:1::1]:6881&x.pe=93.184.216.34:22&x.pe=192.168.0.1:6881"
         "&x.pe=[::1]:6881&x.pe=peer.example:6881&x.pe=nothing"
         "&ws=http://93.184.216.34/seed&as=http://93.184.216.34/file"
     )
-    assert found.trackers == ("https://tracker.example/announce", "http://tracker.example:6969/announce")
+    assert found.trackers == (
+        "https://tracker.example/announce",
+        "http://tracker.example:6969/announce",
+        "udp://tracker.example:1337",
+        "udp://tracker.example:80/announce",
+    )
     assert found.peers == (("93.184.216.34", 51413), ("2606:2800:220:1::1", 6881))
 
 
