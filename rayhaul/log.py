@@ -51,6 +51,7 @@ FIELDS = (
 FILE_BYTES_MAX = 32 * 1024 * 1024
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("rayhaul_log_bound", default=_NOTHING)
 _MESSAGE_CHARACTERS_MAX = 4000
 #: Read of a message before it is cut: a cut must not go through a secret that is still to be found.
@@ -113,17 +114,19 @@ class JsonFormatter(logging.Formatter):
             "level": level_of(record.levelno),
             "service": self._service,
         }
-        extra = {
-            **_bound.get(),
-            **_span_ids(),
-            **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
-        }
-        line.update({name: extra[name] for name in FIELDS if extra.get(name) is not None})
+        # What a line says of itself counts more than the span it is in, and that more than what is bound.
+        sources = (record.__dict__, _span_ids(), _bound.get())
+        for name in FIELDS:
+            for source in sources:
+                if name in source:
+                    if source[name] is not None:
+                        line[name] = source[name]
+                    break
         message = record.getMessage()
         if record.exc_info and record.exc_info[0]:
             message = f"{message}\n{self.formatException(record.exc_info)}"
         line["msg"] = _cut(without_secrets(message[:_MESSAGE_CHARACTERS_READ], self._secrets))
-        text = json.dumps(line, ensure_ascii=False, default=str)
+        text = _ENCODER.encode(line)
         return text if text.isascii() else _NOT_IN_A_LINE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 

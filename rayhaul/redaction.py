@@ -38,6 +38,15 @@ _NAMED = re.compile(
     r"([\"']?=[\"']?|[\"']\s{0,3}:\s{0,3}[\"'])[^\s\"',;&}]+",
     re.IGNORECASE,
 )
+#: In this order. A text without any of the words cannot match: to look for them takes a tenth of the pattern's time.
+_PATTERNS: tuple[tuple[re.Pattern[str], str, tuple[str, ...]], ...] = (
+    (_KEY, f"rayhaul_live_{HIDDEN}", ("rayhaul_live_",)),
+    (_WEBHOOK_SECRET, f"whsec_{HIDDEN}", ("whsec_",)),
+    (_QUERY, f"?{HIDDEN}", ("?",)),
+    (_HEADER, rf"\1\2{HIDDEN}", ("authorization", "cookie", "x-")),
+    (_CREDENTIALS, rf"\1 {HIDDEN}", ("bearer", "basic", "digest", "aws4-hmac-sha256")),
+    (_NAMED, rf"\1\2{HIDDEN}", ("secret", "passw", "pwd", "token", "signature", "credential", "key")),
+)
 
 
 def redacted(url: str) -> str:
@@ -93,12 +102,12 @@ def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     for secret in known:
         text = text.replace(secret, HIDDEN)
     text = without_url_secrets(text)
-    text = _KEY.sub(f"rayhaul_live_{HIDDEN}", text)
-    text = _WEBHOOK_SECRET.sub(f"whsec_{HIDDEN}", text)
-    text = _QUERY.sub(f"?{HIDDEN}", text)
-    text = _HEADER.sub(rf"\1\2{HIDDEN}", text)
-    text = _CREDENTIALS.sub(rf"\1 {HIDDEN}", text)
-    return _NAMED.sub(rf"\1\2{HIDDEN}", text)
+    # Letters that are no ASCII may stand for some that are, where case is ignored.
+    lower = text.lower() if text.isascii() else None
+    for pattern, instead, words in _PATTERNS:
+        if lower is None or any(word in lower for word in words):
+            text = pattern.sub(instead, text)
+    return text
 
 
 def clean(value: Any) -> Any:
