@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 from rayhaul.lease import AbortOrder, Order, ProbeOrder, SweepOrder, TransferOrder
 from rayhaul.ledger.base import TRACEPARENT, OutboxRecord
-from rayhaul.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, Value, parsed
+from rayhaul.tracing import NO_SPAN, OFF, Attributes, Kind, Span, Tracer, Value, parsed
 
 
 def order_span(tracer: Tracer, order: Order, agent: str) -> Span:
     """Return the span of an agent's carrying out an order."""
+    if tracer is OFF:
+        return NO_SPAN
     match order:
         case ProbeOrder():
             return _consumer(tracer, "probe", order, agent, {"server.address": _host(order.url)})

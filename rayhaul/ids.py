@@ -12,12 +12,14 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
-def _base32(value: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        value, digit = divmod(value, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
+#: Two digits each: half the steps.
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_ID_BITS = 130
+
+
+def _base32(value: int) -> str:
+    """Return 26 digits of five bits."""
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(_ID_BITS - 10, -1, -10)])
 
 
 class IdFactory:
@@ -34,7 +36,7 @@ class IdFactory:
         fresh = (int(self._clock() * 1000) << 80) | secrets.randbits(80)
         # Within one millisecond, or when the clock steps back, count on from the last id.
         self._last = fresh if fresh >> 80 > self._last >> 80 else self._last + 1 + secrets.randbits(16)
-        return f"{prefix}_{_base32(self._last, 26)}"
+        return f"{prefix}_{_base32(self._last)}"
 
 
 def correlation_id(offered: str | None) -> str:

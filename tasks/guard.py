@@ -27,6 +27,8 @@ from rayhaul.settings import EgressSettings
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
 
+#: Addresses that are remembered as good.
+_GOOD_MAX = 4096
 #: As the API's own limit for a URL.
 URL_CHARACTERS_MAX = 8192
 
@@ -118,6 +120,8 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 #: The last label of a host that resolvers may read as a number. Source: WHATWG URL, "ends in a number".
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+#: Of ASCII.
+_UNREADABLE = re.compile(r"[\x00-\x20\x7f\\]")
 _HOST_CHARACTERS_MAX = 253
 _AUTHORITY = re.compile(r"[^/?#]*//([^/?#]*)")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -212,12 +216,17 @@ class AddressGuard:
         self._ports = frozenset(egress.ports)
         self._allow = tuple(_allowed(entry) for entry in egress.allow)
         self._own = frozenset(ip_address(address) for address in own_addresses)
+        # What was found good stays so: the rules do not change. Refusals are not remembered.
+        self._find_good = lru_cache(maxsize=_GOOD_MAX)(self._check_address)
 
     def check_address(self, address: str, port: int, host: str, *, ports: Collection[int] | None = None) -> None:
         """Check the very address about to be connected; `host` is the name it was asked under.
 
         `ports` are those of another protocol than HTTP, in place of the settings'. Raises: EgressDenied.
         """
+        self._find_good(address, port, host, self._ports if ports is None else frozenset(ports))
+
+    def _check_address(self, address: str, port: int, host: str, ports: frozenset[int]) -> None:
         if "%" in address:
             raise Denied(Reason.LINK_LOCAL)
         try:
@@ -228,7 +237,7 @@ class AddressGuard:
             reason = _denial(layer) or (Reason.OWN if layer in self._own else None)
             if reason is not None and not self._is_allowed(layer, port, host):
                 raise Denied(reason)
-        if port not in (self._ports if ports is None else ports) and not self._is_allowed(parsed, port, host):
+        if port not in ports and not self._is_allowed(parsed, port, host):
             raise Denied(Reason.PORT)
 
     def networks(self) -> Iterator[tuple[_Network, bool]]:
@@ -348,15 +357,18 @@ def check_text(text: str) -> None:
     """Raises: InvalidRequest for what parsers drop, or turn into something else, before they look at the host."""
     if len(text) > URL_CHARACTERS_MAX:
         raise InvalidRequest("The URL is too long.")
-    for letter in text:
-        # Cc and Cf: control and invisible; Cs: half a surrogate pair; Z*: spaces.
-        if letter == "\\" or unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"}:
-            raise InvalidRequest("The URL has a space, a backslash or a control character.")
+    if _UNREADABLE.search(text) or not (text.isascii() or _is_readable(text)):
+        raise InvalidRequest("The URL has a space, a backslash or a control character.")
     if (authority := _AUTHORITY.match(text)) is not None:
         host = authority[1].rpartition("@")[2]
         _, colon, port = host.rpartition(":")
         if host.startswith("[v") or (colon and "]" not in port and not re.fullmatch(r"[0-9]*", port)):
             raise InvalidRequest("The URL's host or port cannot be read.")
+
+
+def _is_readable(text: str) -> bool:
+    # Cc and Cf: control and invisible; Cs: half a surrogate pair; Z*: spaces.
+    return not any(unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"} for letter in text)
 
 
 def _check_name(host: str) -> None:
