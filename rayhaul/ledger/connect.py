@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -115,6 +116,13 @@ def readers(url: sa.URL, settings: LedgerSettings) -> sa.Engine:
     return engine
 
 
+def at_hand(url: sa.URL) -> sqlite3.Connection | None:
+    """Return a reader's connection that waits for nobody; None for PostgreSQL, which is asked over a network."""
+    if sqlite_file(url) is None:
+        return None
+    return _connected(url, 0.0, _READER_PRAGMAS)
+
+
 def listener(url: sa.URL, settings: LedgerSettings) -> sa.Engine | None:
     """Return an engine of one connection that can listen for commits; None for SQLite, which tells nobody."""
     if sqlite_file(url) is not None:
@@ -146,11 +154,17 @@ def of_one_snapshot(connection: sa.Connection) -> sa.Connection:
 
 
 def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    _say(connection, "BEGIN")
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    _say(connection, "BEGIN IMMEDIATE")
+
+
+def _say(connection: sa.Connection, sql: str) -> None:
+    """Run a statement past SQLAlchemy, which would take several times as long."""
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(sql)
 
 
 def _take_writer_lock(connection: sa.Connection) -> None:
@@ -162,24 +176,25 @@ def _take_migration_lock(connection: sa.Connection) -> None:
 
 
 def _sqlite(url: sa.URL, settings: LedgerSettings, *, connections: int, pragmas: Sequence[str]) -> sa.Engine:
-    # mode=rw: a missing file is an error, not a new and empty ledger.
-    path = f"file:{quote(str(sqlite_file(url)))}?mode=rw"
-
     def connect() -> sqlite3.Connection:
-        # isolation_level None: the sqlite3 module begins nothing by itself; our `begin` listeners do.
-        # check_same_thread: the pool hands a connection to one thread at a time.
-        connection = sqlite3.connect(
-            path, uri=True, timeout=settings.busy_timeout_s, isolation_level=None, check_same_thread=False
-        )
-        try:
-            for pragma in pragmas:
-                connection.execute(f"PRAGMA {pragma}").close()
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
+        return _connected(url, settings.busy_timeout_s, pragmas)
 
     return sa.create_engine(url, creator=connect, json_serializer=_encode, **_pool(settings, connections))
+
+
+def _connected(url: sa.URL, busy_timeout_s: float, pragmas: Sequence[str]) -> sqlite3.Connection:
+    # mode=rw: a missing file is an error, not a new and empty ledger.
+    path = f"file:{quote(str(sqlite_file(url)))}?mode=rw"
+    # isolation_level None: the sqlite3 module begins nothing by itself; our `begin` listeners do.
+    # check_same_thread: the pool hands a connection to one thread at a time.
+    connection = sqlite3.connect(path, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def _postgresql(

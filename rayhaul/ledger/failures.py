@@ -43,9 +43,9 @@ _POSTGRESQL = {
 }
 _POSTGRESQL_DUPLICATE = "23505"
 
-#: All that a call of the database may raise. The last two come from the driver's own encoding, unwrapped: a text that
-#: is no Unicode, a number of more than 64 bits.
-DATABASE_ERRORS = (sa.exc.SQLAlchemyError, UnicodeEncodeError, OverflowError)
+#: All that a call of the database may raise, wrapped up by SQLAlchemy or not. The last two come from the driver's own
+#: encoding: a text that is no Unicode, a number of more than 64 bits.
+DATABASE_ERRORS = (sa.exc.SQLAlchemyError, sqlite3.Error, psycopg.Error, UnicodeEncodeError, OverflowError)
 
 
 def classified(error: Exception) -> RayhaulError | None:

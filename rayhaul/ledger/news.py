@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Pause before a lost connection is opened again.
 _RECONNECT_S = 1.0
-_ERRORS = (*DATABASE_ERRORS, psycopg.Error)
 
 
 class News:
@@ -126,7 +125,7 @@ class _Ear:
                 try:
                     with self._engine.connect() as connection:
                         self._hear(connection, selector)
-                except _ERRORS as err:
+                except DATABASE_ERRORS as err:
                     # Once for each time it is lost.
                     if self.heard is not None or not told:
                         log.warning("events are looked for, not heard: %s", classified(err) or err)

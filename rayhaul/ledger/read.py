@@ -38,8 +38,11 @@ _TWINS_MAX = 5
 
 _jobs, _events = tables.jobs.c, tables.job_events.c
 
-#: Asked for most of all: a statement made anew each time costs as much as the row.
-_ONE_JOB = sa.select(tables.jobs).where(_jobs.id == sa.bindparam("wanted"))
+#: Asked for most of all: made anew each time, a statement costs as much as the row.
+ONE_JOB = sa.select(tables.jobs).where(_jobs.id == sa.bindparam("wanted"))
+NEWEST = sa.select(sa.func.max(_events.seq).label("seq"))
+
+LEADER = sa.select(tables.leadership.c.epoch).where(tables.leadership.c.name == sa.bindparam("name"))
 
 
 def _visible(viewer: Viewer, owner: sa.Column[str]) -> sa.ColumnElement[bool]:
@@ -48,7 +51,11 @@ def _visible(viewer: Viewer, owner: sa.Column[str]) -> sa.ColumnElement[bool]:
 
 def job(connection: sa.Connection, viewer: Viewer, job_id: str, sealer: Sealer = PLAIN) -> Job:
     """Raises: NotFound."""
-    row = connection.execute(_ONE_JOB, {"wanted": job_id}).one_or_none()
+    return shown(connection.execute(ONE_JOB, {"wanted": job_id}).one_or_none(), viewer, sealer)
+
+
+def shown(row: Any | None, viewer: Viewer, sealer: Sealer) -> Job:
+    """Return the job of a row. Raises: NotFound where there is none, or none for this viewer."""
     if row is None or not (viewer.sees_all or row.user_id == viewer.user_id):
         raise NotFound
     return rows.job(row, sealer)
@@ -97,13 +104,12 @@ def events_after(
 
 
 def last_seq(connection: sa.Connection) -> int:
-    return connection.execute(sa.select(sa.func.max(_events.seq))).scalar_one() or 0
+    return connection.execute(NEWEST).scalar_one() or 0
 
 
 def leader_epoch(connection: sa.Connection) -> int | None:
     """Return the newest leadership's epoch, None before the first one."""
-    query = sa.select(tables.leadership.c.epoch).where(tables.leadership.c.name == tables.SCHEDULER)
-    return connection.execute(query).scalar_one_or_none()
+    return connection.execute(LEADER, {"name": tables.SCHEDULER}).scalar_one_or_none()
 
 
 def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:

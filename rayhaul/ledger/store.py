@@ -5,15 +5,17 @@ Laws of this file:
    one fsync, however many rows it has.
 2. A caller that stops waiting does not undo its commit: the thread finishes what it began.
 3. After a failure its connection is closed and the next call opens a fresh one.
-4. A job's id, owner, correlation and spec are written once; a change to them is not.
+4. On SQLite one row by its index is read on the event loop itself, with a connection that waits for nobody.
+5. A job's id, owner, correlation and spec are written once; a change to them is not.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -35,6 +37,7 @@ from rayhaul.ledger.base import (
 )
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.news import News
+from rayhaul.ledger.prepared import Query
 from rayhaul.ledger.sealing import Sealer
 from rayhaul.settings import LedgerSettings
 
@@ -112,6 +115,53 @@ class _Lane:
         self._engine.dispose()
 
 
+class _AtHand:
+    """What is read on the event loop itself: one row by its index from a file takes less than to ask a thread for it.
+
+    Only where nothing has to be waited for; who gets `Missed` asks a thread.
+    """
+
+    class Missed(Exception):
+        """Not to be had at once: another process is in the way, say."""
+
+    def __init__(self, url: sa.URL, dialect: sa.Dialect) -> None:
+        self._url = url
+        self._connection: sqlite3.Connection | None = None
+        self._is_possible = connect.sqlite_file(url) is not None
+        self._job = Query(read.ONE_JOB, dialect)
+        self._newest = Query(read.NEWEST, dialect)
+
+    def job(self, job_id: str) -> Any | None:
+        """Return the job's row; None where there is none. Raises: Missed."""
+        return self._first(self._job, wanted=job_id)
+
+    def last_seq(self) -> int:
+        """Raises: Missed."""
+        newest = self._first(self._newest)
+        return 0 if newest is None else newest.seq or 0
+
+    def _first(self, query: Query, **values: Any) -> Any | None:
+        if not self._is_possible:
+            raise self.Missed
+        try:
+            if self._connection is None:
+                self._connection = connect.at_hand(self._url)
+            assert self._connection is not None, "SQLite"
+            return query.first(self._connection, **values)
+        except DATABASE_ERRORS as err:
+            self._drop()
+            raise self.Missed from err
+
+    def close(self) -> None:
+        self._is_possible = False
+        self._drop()
+
+    def _drop(self) -> None:
+        left, self._connection = self._connection, None
+        if left is not None:
+            left.close()
+
+
 class SqlLedger(Ledger):
     """The ledger on a database; made by `open_ledger`."""
 
@@ -120,6 +170,7 @@ class SqlLedger(Ledger):
         engine = connect.readers(url, settings)
         # A query begins its transaction itself, and may say first which kind it needs.
         self._readers = _Lane(engine, lambda _: nullcontext(), threads=settings.pool_max, name="ledger-read")
+        self._at_hand = _AtHand(url, engine.dialect)
         self._news = News(self.last_seq, connect.listener(url, settings), settings.event_poll_s)
         self._writer: _Lane | None = None
         if not read_only:
@@ -138,7 +189,10 @@ class SqlLedger(Ledger):
         await self._readers.call(lambda connection: write.confirm(connection, leader_epoch))
 
     async def job(self, viewer: Viewer, job_id: str) -> Job:
-        return await self._readers.call(lambda connection: read.job(connection, viewer, job_id, self._sealer))
+        try:
+            return read.shown(self._at_hand.job(job_id), viewer, self._sealer)
+        except _AtHand.Missed:
+            return await self._readers.call(lambda connection: read.job(connection, viewer, job_id, self._sealer))
 
     async def jobs(self, viewer: Viewer, wanted: JobFilter) -> Sequence[Job]:
         return await self._readers.call(lambda connection: read.jobs(connection, viewer, wanted, self._sealer))
@@ -152,7 +206,10 @@ class SqlLedger(Ledger):
         return await self._readers.call(lambda connection: read.events_after(connection, viewer, seq, job_id, limit))
 
     async def last_seq(self) -> int:
-        return await self._readers.call(read.last_seq)
+        try:
+            return self._at_hand.last_seq()
+        except _AtHand.Missed:
+            return await self._readers.call(read.last_seq)
 
     async def news(self, seq: int, timeout_s: float) -> None:
         await self._news.wait(seq, timeout_s)
@@ -211,6 +268,7 @@ class SqlLedger(Ledger):
 
     async def close(self) -> None:
         await self._news.close()
+        self._at_hand.close()
         if self._writer is not None:
             await self._writer.close()
         await self._readers.close()

@@ -1,6 +1,8 @@
 """Opening, waiting and closing: what a ledger does beside other processes, on each database."""
 
 import asyncio
+import sqlite3
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -9,6 +11,7 @@ from ledger_samples import ANN, a_job
 from rayhaul.errors import Unavailable
 from rayhaul.ledger import connect, tables
 from rayhaul.ledger.base import Batch, JobFilter
+from rayhaul.ledger.sealing import Sealer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
@@ -60,9 +63,30 @@ async def test_too_many_waiting_calls_are_refused(ledger: SqlLedger) -> None:
     """The queue for a thread is bounded."""
     ledger._readers._waiting = 10_000
     with pytest.raises(Unavailable, match="too many"):
-        await ledger.last_seq()
+        await ledger.jobs(ANN, JobFilter())
     ledger._readers._waiting = 0
-    assert await ledger.last_seq() == 0
+    assert await ledger.jobs(ANN, JobFilter()) == []
+
+
+async def test_what_is_not_to_be_had_at_once_is_waited_for(tmp_path: Path) -> None:
+    """One job is read on the event loop; while another process has the file for itself, a thread waits for it."""
+    path = tmp_path / "ledger.db"
+    job = a_job()
+    ledger = open_ledger(LedgerSettings(), f"sqlite:///{path}")
+    await ledger.commit(Batch(jobs_new=[job]))
+    assert await ledger.job(ANN, job.id) == job
+    await ledger.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("UPDATE jobs SET attempt = attempt")
+    read = SqlLedger(sa.make_url(f"sqlite:///{path}"), LedgerSettings(), Sealer(), read_only=True)
+    asked = asyncio.ensure_future(read.job(ANN, job.id))
+    await asyncio.sleep(0.2)
+    assert not asked.done()
+    other.close()
+    assert await asked == job
+    await read.close()
 
 
 async def test_closing_finishes_what_was_asked(url: str) -> None:
