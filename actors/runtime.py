@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from actors.agent import Agent
 from actors.courier import Courier
 from actors.crossing import as_value, opened
 from actors.decisions import Rules
+from actors.gathering import Gathering
 from actors.mirror import Mirror
 from actors.ports import Accepted, AgentView, Command, HostView, JobState, ProgressPage, QueueView, Submission
 from actors.prober import Prober
@@ -369,6 +371,7 @@ class RayScheduler:
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._submissions: Gathering[Submission, Any] = Gathering(partial(self._call, "submit_all"))
 
     async def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:
         try:
@@ -382,7 +385,7 @@ class RayScheduler:
         return opened(answer)
 
     async def submit(self, submission: Submission) -> Accepted:
-        accepted: Accepted = await self._call("submit", submission)
+        accepted: Accepted = opened(await self._submissions.ask(submission))
         return accepted
 
     async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:

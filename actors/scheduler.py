@@ -3,6 +3,7 @@
 The loop (loop.py) carries the turns; decisions.py says what follows from what, commands.py what people may ask.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from actors import commands, decisions, losses, quotas, views
 from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.counts import Counts
+from actors.crossing import Failed, as_value
 from actors.decisions import Rules, hear
 from actors.dispatch import EVERYTHING, Dispatch
 from actors.draft import Draft
@@ -131,6 +133,11 @@ class Scheduler:
             idempotency=None if spend is None else (submission.user_id, spend[0]),
         )
         return accepted
+
+    async def submit_all(self, submissions: Sequence[Submission]) -> Sequence[Accepted | Failed]:
+        """Take submissions that came together; each has an answer of its own, or its error as a value."""
+        answers: list[Accepted | Failed] = await asyncio.gather(*(as_value(self.submit(one)) for one in submissions))
+        return answers
 
     def _accept(self, draft: Draft, submission: Submission) -> Accepted:
         if submission.idempotency is not None:
