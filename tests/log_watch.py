@@ -24,6 +24,7 @@ _SHOWN_MAX = 20
 _TOLD = "log-lines"
 #: A file for each part of the suite: lines checked, violations.
 _TALLIES = Path(__file__).parents[1] / ".pytest_cache" / "log-lines"
+_NAME_CHARACTERS_MAX = 200
 #: Shown in full where it is wrong; a traceback can be long.
 _CHARACTERS_MAX = 500
 #: What tests call the secrets that no line may have, and our keys.
@@ -102,7 +103,8 @@ class LogWatch(logging.Handler):
         if self.violations and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         _TALLIES.mkdir(parents=True, exist_ok=True)
-        name = "+".join(Path(path).name for path in session.config.args)
+        # Whoever names many files one by one asks for more than a file name holds.
+        name = "+".join(Path(path).name for path in session.config.args)[:_NAME_CHARACTERS_MAX]
         (_TALLIES / name).write_text(f"{self.counts.total()} {len(self.violations)}")
 
     @pytest.hookimpl(optionalhook=True)
