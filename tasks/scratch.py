@@ -79,12 +79,17 @@ class Scratch:
             )
         free_bytes = shutil.disk_usage(self.root).free - self._free_bytes_min
         if self.reserved_bytes + bytes_count > self.bytes_max or bytes_count > free_bytes:
-            raise SourceBusy("The scratch disk of this agent has no room now.", retry_after_s=_RETRY_AFTER_S)
+            raise no_room()
         self._reserved[name, index] = bytes_count
 
     def release(self, name: str) -> None:
         for key in [key for key in self._reserved if key[0] == name]:
             del self._reserved[key]
+
+
+def no_room() -> SourceBusy:
+    """Return what it means that the disk is full, before anything is fetched or in the middle of it."""
+    return SourceBusy("The scratch disk of this agent has no room now.", retry_after_s=_RETRY_AFTER_S)
 
 
 def _locked(directory: Path) -> int | None:

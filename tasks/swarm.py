@@ -2,7 +2,7 @@
 
 Laws of this file:
 1. What a torrent has on the disk was reserved first. It goes when nobody has used it for `_LINGER_S`: a second try of a
-   part, or of a lease, finds what the first one left.
+   part, or of a lease, finds what the first one left. What has failed goes at once.
 2. The library's own thread is never waited for on the loop; what it tells is heard through a socket.
 """
 
@@ -150,7 +150,8 @@ class Swarm:
             self._hear()
             async with self._changing:
                 for torrent in [*self._torrents.values()]:
-                    if not torrent.users_count and loop.time() - torrent.left_s >= self._linger_s:
+                    has_lingered = loop.time() - torrent.left_s >= self._linger_s
+                    if not torrent.users_count and (torrent.has_failed or has_lingered):
                         await self._remove(torrent)
                 if self._has_unasked_trackers:
                     self._has_unasked_trackers = False

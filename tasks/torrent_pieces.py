@@ -8,6 +8,7 @@ Laws of this file:
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -24,11 +25,14 @@ from rayhaul.errors import (
     SourceUnreachable,
 )
 from tasks.magnet import TRACKERS_MAX, Magnet
+from tasks.scratch import no_room
 
 _log = logging.getLogger(__name__)
 
 #: Pieces that are wanted next come first; each one further on has that much more time.
 _DEADLINE_STEP_MS = 200
+#: Somebody else has what was free when it was looked at.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Torrent:
@@ -156,7 +160,11 @@ def tell(torrent: Torrent, alert: lt.torrent_alert) -> None:
     elif isinstance(alert, lt.hash_failed_alert):
         torrent.hash_failed()
     elif isinstance(alert, lt.file_error_alert):
-        _log.error("scratch disk: %s", alert.error.message())
+        # It is told of each block that was on its way.
+        if not torrent.has_failed:
+            _log.error("scratch disk: %s", alert.error.message())
+        if alert.error.value() in _FULL:
+            torrent.fail(no_room())
         torrent.fail(Internal(f"The scratch disk of this agent failed: {alert.error.message()}."))
     elif isinstance(alert, lt.torrent_conflict_alert):
         torrent.fail(SourceFailed("The torrent is read by another of its hashes already."))

@@ -4,11 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from disks import mounted
 from embedded import Embedded, free_port
 
 pytestmark = pytest.mark.cluster
@@ -26,19 +25,6 @@ def up_refuses(data_dir: Path, *, port: int | None = None, **settings: str) -> s
     assert len(lines) == 1, done.stderr
     assert not cluster.processes()
     return lines[0]
-
-
-@contextmanager
-def mounted(where: Path, options: str) -> Iterator[Path]:
-    """A tmpfs with these options; skips where we may not mount."""
-    where.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], capture_output=True)
-    if mount.returncode != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", str(where)], check=True)
 
 
 def test_taken_port(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from disks import mounted
 from inprocess import quick_settings, running_service
-from lease_bench import PART, Bench, Control, Side, running
+from lease_bench import PART, SETTINGS, Bench, Control, Side, running
 from origin import content_bytes
 from torrent_rig import NoGuard, denied, joined, on_disk, opened, torrents
 from torrents import PIECE, Shared, seeding, share, tracking
@@ -392,6 +393,40 @@ async def described() -> AsyncIterator[Described]:
     described.port = runner.addresses[0][1]
     yield described
     await runner.cleanup()
+
+
+async def test_a_disk_that_is_full_in_the_middle(side: Side, tmp_path: Path) -> None:
+    """Others take the room that there was: the lease ends, nothing is left there, and with room it is done."""
+    size = 12 * PART
+    large = share(tmp_path / "seed", {"file.bin": content_bytes(7, 0, size)})
+    with mounted(tmp_path / "disk", "size=96m") as disk, seeding(large) as seeder:
+        ballast = disk / "somebody else's"
+
+        def fill() -> None:
+            with suppress(OSError), ballast.open("ab", buffering=0) as file:
+                while True:
+                    file.write(bytes(64 * 1024))
+
+        async with torrents(disk / "scratch", seeder.host_port) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            order = await bench.order_of(large.magnet(f"x.pe={seeder.host_port}"))
+            control = Control(on_part=fill)
+            once = SETTINGS.model_copy(update={"part_attempts_max": 1})
+            error = await bench.fails(order, SourceBusy, control, settings=once)
+            assert (error.message, error.retryable) == ("The scratch disk of this agent has no room now.", True)
+            assert (error.retry_after_s or 0) > 0
+            assert control.parts, "it was in the middle"
+            async with asyncio.timeout(10):
+                while on_disk(disk / "scratch"):
+                    await asyncio.sleep(0.1)
+            assert transport._swarm.scratch.reserved_bytes == 0
+
+            ballast.unlink()
+            again = Control()
+            order = replace(order, session=control.session, parts_done=tuple(control.parts))
+            await bench.check(order, await bench.run(order, again), size)
+            assert len(again.parts) < 12, "what was in the bucket by then is not fetched again"
 
 
 async def test_a_lease_of_a_torrent_document(side: Side, described: Described, tmp_path: Path) -> None:
