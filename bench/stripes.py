@@ -1,6 +1,7 @@
 """B5: one file from an origin that limits each connection, with one agent and with four, side by side in one run.
 
-The limit is nginx's `limit_rate`: what more agents bring is more connections, each with the same limit.
+The limit is nginx's `limit_rate`: what more agents bring is more connections, each with the same limit. The sink is one
+that takes parts in any order; rclone's server writes them into one file, from the first to the last.
 Writes bench/results/b5.json.
 """
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=512, help="size of the file")
     parser.add_argument("--rate-kib", type=int, default=1024, help="KiB/s that the origin gives to one connection")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each way; medians are told")
-    parser.add_argument("--sink", default="rclone", choices=tuple(SINKS))
+    parser.add_argument("--sink", default="seaweedfs", choices=tuple(SINKS))
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to use")
     arguments = parser.parse_args()
     peers.debian("nginx", "nginx-light")
