@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from rayhaul.cli.connect import Exit, UsageError
 from rayhaul.cli.output import Json, complain, print_json, say
-from rayhaul.client.aio import AsyncClient
 from rayhaul.client.endpoint import LOG_FILE, UpFile, read_last_up, read_up_file, remove_up_file
 from rayhaul.client.errors import ConnectionFailed
 
@@ -215,6 +214,8 @@ def _await_start(child: "subprocess.Popen[bytes]", place: Path) -> UpFile | None
 
 
 async def _is_ready(url: str) -> bool:
+    from rayhaul.client.aio import AsyncClient  # noqa: PLC0415
+
     async with AsyncClient(url, timeout_s=5) as client:
         try:
             return await client.ready()

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rayhaul.client.aio import AsyncClient
 from rayhaul.client.errors import AccessDenied, ApiError, ClientError, ConnectionFailed, JobCancelled
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 T = TypeVar("T")
 
@@ -52,8 +54,9 @@ def exit_of(error: ClientError) -> Exit:
     return Exit.FAILED
 
 
-def with_client(work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+def with_client(work: Callable[["AsyncClient"], Awaitable[T]]) -> T:
     """Return what `work` returns. Raises: ClientError, which `main` turns into a sentence and an exit code."""
+    from rayhaul.client.aio import AsyncClient  # noqa: PLC0415
 
     async def run() -> T:
         async with AsyncClient() as client:

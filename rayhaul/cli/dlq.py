@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -13,10 +13,13 @@ from rayhaul.cli.connect import Exit, UsageError, exit_of, with_client
 from rayhaul.cli.groups import shows_alone
 from rayhaul.cli.jobs import Ids, act_on_jobs
 from rayhaul.cli.output import Json, complain, console, name_of, plain, print_json, say, table, why
-from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import ClientError, Conflict, ConnectionFailed, NotFound
+from rayhaul.client.fields import PAGE_JOBS
 from rayhaul.units import duration
 from rayhaul.wire import DeadLetterView, JobView
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 #: Replays asked for at once: the scheduler takes them in one turn, and a turn costs one write to disk.
 _REPLAYS_AT_ONCE = 20
@@ -49,7 +52,7 @@ def list_dead_letters(*, limit: Limit = 20, as_json: Json = False) -> None:
         _print(found, datetime.now(UTC))
 
 
-async def _newest(client: AsyncClient, limit: int) -> Sequence[DeadLetterView]:
+async def _newest(client: "AsyncClient", limit: int) -> Sequence[DeadLetterView]:
     found: list[DeadLetterView] = []
     async with aclosing(client.iter_dead_letters(page_size=min(limit, PAGE_JOBS))) as listed:
         async for job in listed:
@@ -93,7 +96,7 @@ def replay(
         raise typer.Exit(with_client(lambda client: _replay_all(client, as_json=as_json)))
 
 
-async def _replay_all(client: AsyncClient, *, as_json: bool) -> Exit:
+async def _replay_all(client: "AsyncClient", *, as_json: bool) -> Exit:
     """Replay page by page, down the ids: a job that dies again meanwhile is not met a second time."""
     done: list[JobView] = []
     refused: list[ClientError] = []
@@ -120,7 +123,7 @@ async def _replay_all(client: AsyncClient, *, as_json: bool) -> Exit:
     return exit_of(refused[0]) if refused else Exit.OK
 
 
-async def _pages(client: AsyncClient) -> AsyncIterator[Sequence[str]]:
+async def _pages(client: "AsyncClient") -> AsyncIterator[Sequence[str]]:
     """Yield the ids of all dead letters, as many at once as are replayed at once."""
     cursor: str | None = None
     while True:
@@ -131,7 +134,7 @@ async def _pages(client: AsyncClient) -> AsyncIterator[Sequence[str]]:
             return
 
 
-async def _replay_some(client: AsyncClient, job_ids: Sequence[str]) -> Sequence[JobView | ClientError]:
+async def _replay_some(client: "AsyncClient", job_ids: Sequence[str]) -> Sequence[JobView | ClientError]:
     async def replay(job_id: str) -> JobView | ClientError:
         try:
             return await client.replay(job_id)

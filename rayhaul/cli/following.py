@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rayhaul.client.aio import AsyncClient
 from rayhaul.client.errors import ClientError, JobCancelled, JobFailed
 from rayhaul.wire import EventView, JobView
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 #: Jobs followed at once: what fits a screen, and a small part of the streams that a cluster takes.
 FOLLOWED_MAX = 20
@@ -22,7 +24,7 @@ class Display(Protocol):
     def end(self, job: JobView) -> None: ...
 
 
-async def follow(client: AsyncClient, job_ids: Sequence[str], display: Display) -> Mapping[str, JobView]:
+async def follow(client: "AsyncClient", job_ids: Sequence[str], display: Display) -> Mapping[str, JobView]:
     """Return each job as it ended, completed or not.
 
     Jobs start about in the order they were submitted, so the first ones are the ones to look at; a later one that has
@@ -54,7 +56,7 @@ def _first(errors: BaseExceptionGroup[ClientError]) -> ClientError:
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-async def _end_of(client: AsyncClient, job_id: str, display: Display) -> JobView:
+async def _end_of(client: "AsyncClient", job_id: str, display: Display) -> JobView:
     try:
         return await client.wait(job_id, on_event=display.show)
     except (JobFailed, JobCancelled) as ended:

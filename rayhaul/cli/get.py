@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,12 +10,14 @@ from rayhaul.cli.connect import Exit, UsageError, exit_of, with_client
 from rayhaul.cli.following import follow
 from rayhaul.cli.output import Json, complain, jsonable, moment, plain, print_json, say, why
 from rayhaul.cli.progress import display
-from rayhaul.client.aio import AsyncClient
 from rayhaul.client.errors import ClientError
 from rayhaul.job import JobStatus, Priority
 from rayhaul.redaction import redacted
 from rayhaul.units import size
 from rayhaul.wire import DownloadLink, JobView
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 _ONE_URL_ONLY = ("key", "checksum", "filename", "mirrors")
 
@@ -91,7 +93,7 @@ def pairs(option: str, texts: Sequence[str] | None, separator: str) -> Mapping[s
 
 
 async def _get(
-    client: AsyncClient, sources: Sequence[Mapping[str, Any]], known: list[str], *, wait: bool, as_json: bool
+    client: "AsyncClient", sources: Sequence[Mapping[str, Any]], known: list[str], *, wait: bool, as_json: bool
 ) -> Exit:
     """`known` is filled with the jobs' ids once there are any."""
     known += await _submit(client, sources)
@@ -109,13 +111,13 @@ async def _get(
     return _exit(jobs)
 
 
-async def _submit(client: AsyncClient, sources: Sequence[Mapping[str, Any]]) -> list[str]:
+async def _submit(client: "AsyncClient", sources: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(sources) > 1:
         return await client.submit_many(sources)
     return [(await client.submit(**sources[0])).id]
 
 
-async def _links(client: AsyncClient, jobs: Sequence[JobView]) -> Mapping[str, DownloadLink]:
+async def _links(client: "AsyncClient", jobs: Sequence[JobView]) -> Mapping[str, DownloadLink]:
     links = {}
     for job in jobs:
         if job.status is JobStatus.COMPLETED:

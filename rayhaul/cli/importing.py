@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rayhaul.cli.connect import Exit, UsageError, exit_of, with_client
 from rayhaul.cli.get import Tags, pairs
 from rayhaul.cli.output import Json, complain, print_json, say
-from rayhaul.client.aio import BATCH_JOBS, AsyncClient
 from rayhaul.client.errors import BadRequest, ClientError
-from rayhaul.client.fields import batch_idempotency_key, new_idempotency_key
+from rayhaul.client.fields import BATCH_JOBS, batch_idempotency_key, new_idempotency_key
 from rayhaul.client.listing import Entry, ListError, ListFormat, check, fingerprint, format_of, read
 from rayhaul.job import Priority
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 #: How the API names a field of one job of a batch.
 _FIELD = re.compile(r"jobs\.(\d+)\.?(.*)")
@@ -113,7 +115,7 @@ def _how_far(taken: int, count: int) -> str:
     return f"{taken} of {count} jobs were taken. The same command goes on from there."
 
 
-async def _submit(client: AsyncClient, wanted: _List, key: str, count: int, taken: list[int], *, quiet: bool) -> None:
+async def _submit(client: "AsyncClient", wanted: _List, key: str, count: int, taken: list[int], *, quiet: bool) -> None:
     """`taken` holds how many jobs stand by now."""
     with wanted.path.open(encoding="utf-8-sig", newline="") as lines, _bar(count, quiet=quiet) as bar:
         entries = wanted.entries(lines)

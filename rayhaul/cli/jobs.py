@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
@@ -26,11 +26,14 @@ from rayhaul.cli.output import (
     table,
     why,
 )
-from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import ApiError
+from rayhaul.client.fields import PAGE_JOBS
 from rayhaul.job import JobStatus
 from rayhaul.units import duration, size
 from rayhaul.wire import EventView, JobView, ReceiptView
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 REFRESH_S = 1.0
 
@@ -47,7 +50,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first, with their progress as it is now."""
 
-    async def newest(client: AsyncClient) -> Sequence[JobView]:
+    async def newest(client: "AsyncClient") -> Sequence[JobView]:
         return await _newest(client, status, tag, limit)
 
     if follow:
@@ -60,7 +63,7 @@ def jobs(
         print_jobs(found)
 
 
-async def _newest(client: AsyncClient, status: JobStatus | None, tag: str | None, limit: int) -> Sequence[JobView]:
+async def _newest(client: "AsyncClient", status: JobStatus | None, tag: str | None, limit: int) -> Sequence[JobView]:
     found: list[JobView] = []
     async with aclosing(client.iter_jobs(status=status, tag=tag, page_size=min(limit, PAGE_JOBS))) as listed:
         async for job in listed:
@@ -119,7 +122,7 @@ def job(
         print_json(with_client(lambda client: client.get(job_id)))
         return
 
-    async def look(client: AsyncClient) -> tuple[JobView, Sequence[EventView]]:
+    async def look(client: "AsyncClient") -> tuple[JobView, Sequence[EventView]]:
         return await client.get(job_id), await client.history(job_id)
 
     found, history = with_client(look)
@@ -219,11 +222,11 @@ def requeue(job_ids: Ids, *, as_json: Json = False) -> None:
 
 
 def act_on_jobs(
-    job_ids: Sequence[str], act: Callable[[AsyncClient, str], Awaitable[JobView]], *, as_json: bool
+    job_ids: Sequence[str], act: Callable[["AsyncClient", str], Awaitable[JobView]], *, as_json: bool
 ) -> None:
     """Do it to each job; one that refuses keeps none of the others from it."""
 
-    async def act_on_all(client: AsyncClient) -> tuple[Sequence[JobView], Sequence[tuple[str, ApiError]]]:
+    async def act_on_all(client: "AsyncClient") -> tuple[Sequence[JobView], Sequence[tuple[str, ApiError]]]:
         done, refused = [], []
         for job_id in job_ids:
             try:

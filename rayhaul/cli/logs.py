@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,8 +15,10 @@ from rich.text import Text
 
 from rayhaul.cli.connect import UsageError, with_client
 from rayhaul.cli.output import Json, console, plain, say
-from rayhaul.client.aio import AsyncClient
 from rayhaul.wire import LogsPage
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 #: What is looked at where nothing says what to look for.
@@ -72,7 +74,7 @@ def logs(
         begin = datetime.now(UTC) - timedelta(seconds=_SINCE_S)
     shown = Shown(console(), as_json=as_json)
 
-    async def work(client: AsyncClient) -> None:
+    async def work(client: "AsyncClient") -> None:
         page = await client.logs(**asked, since=begin)
         shown.show(page.lines)
         _tell(page, limit)

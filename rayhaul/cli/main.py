@@ -1,4 +1,8 @@
-"""`rayhaul`: the commands, put together; every error that is expected ends here as one sentence and an exit code."""
+"""`rayhaul`: the commands, put together; every error that is expected ends here as one sentence and an exit code.
+
+No module of the command line imports the HTTP client at its top: it takes longest of all, and help, completion and
+what is refused need none.
+"""
 
 import sys
 from typing import Annotated

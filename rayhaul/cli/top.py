@@ -8,19 +8,23 @@ import tty
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from rayhaul.cli.connect import with_client
 from rayhaul.cli.output import Json, console, plain, print_json
 from rayhaul.cli.overview import DECISIONS_SHOWN, Firing, Overview, jsonable, render
-from rayhaul.client.aio import PAGE_JOBS, AsyncClient
 from rayhaul.client.errors import AccessDenied, ApiError, ConnectionFailed, NotFound
+from rayhaul.client.fields import PAGE_JOBS
 from rayhaul.job import JobStatus
 from rayhaul.wire import CapacityView, JobView, ScalingView
+
+if TYPE_CHECKING:
+    from rayhaul.client.aio import AsyncClient
 
 REFRESH_S = 1.0
 #: The list of jobs is the dear part: it is asked for every so many refreshes.
@@ -40,21 +44,16 @@ def top(
     """Show the cluster live: alerts, queue, agents with their load, scaling, the slowest jobs. `q` ends it."""
     screen = console()
     if once or as_json or not screen.is_terminal:
-        seen = asyncio.run(_see_once())
+        seen = with_client(lambda client: Watcher(client).look())
         print_json(jsonable(seen)) if as_json else screen.print(render(seen))
     else:
         asyncio.run(_watch(screen))
 
 
-async def _see_once() -> Overview:
-    async with AsyncClient() as client:
-        return await Watcher(client).look()
-
-
 class Watcher:
     """Looks at a cluster again and again, with what is dear to ask for kept a while."""
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: "AsyncClient") -> None:
         self._client = client
         self._looks = 0
         self._running: list[JobView] = []
@@ -121,6 +120,8 @@ class Watcher:
 
 async def _watch(screen: Console) -> None:
     """Show it until somebody has seen enough. Raises: ClientError where the first look fails."""
+    from rayhaul.client.aio import AsyncClient  # noqa: PLC0415
+
     with _keys() as quit_asked:
         async with AsyncClient(timeout_s=_TIMEOUT_S, retries_max=0) as client:
             watcher = Watcher(client)

@@ -17,6 +17,9 @@ from rayhaul.client.endpoint import Endpoint, find_endpoint
 from rayhaul.client.errors import Conflict, ConnectionFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
 from rayhaul.client.feed import EventFeed
 from rayhaul.client.fields import (
+    BATCH_JOBS,
+    LONG_PAGE_JOBS,
+    PAGE_JOBS,
     JobFields,
     JobSource,
     batch_idempotency_key,
@@ -75,13 +78,6 @@ RETRIES_MAX = 4
 
 #: A cluster that is upgraded or restarted is back within this time; listening goes on meanwhile.
 RECONNECT_S_MAX = 300.0
-
-#: Jobs of one request: large enough to be quick, small enough that a retry costs little.
-BATCH_JOBS = 1000
-
-PAGE_JOBS = 100
-#: Where only a few of those on a page are wanted.
-LONG_PAGE_JOBS = 1000
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 

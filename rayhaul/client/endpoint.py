@@ -36,7 +36,9 @@ class Endpoint:
 class UpFile(BaseModel):
     """What a running `rayhaul up` says of itself in its data directory."""
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True, defer_build=True
+    )
 
     pid: int
     #: Tells the process from a later one with the same number; see `start_ticks`.

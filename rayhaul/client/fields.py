@@ -15,6 +15,13 @@ from rayhaul.wire import JobRequest
 
 Model = TypeVar("Model", bound=BaseModel)
 
+#: Jobs of one request: large enough to be quick, small enough that a retry costs little.
+BATCH_JOBS = 1000
+
+PAGE_JOBS = 100
+#: Where only a few of those on a page are wanted.
+LONG_PAGE_JOBS = 1000
+
 #: A job of a batch: its URL, or its fields (`url` among them) in snake or camel case.
 JobSource = str | Mapping[str, Any]
 

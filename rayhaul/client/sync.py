@@ -16,9 +16,9 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from rayhaul.client.aio import BATCH_JOBS, RECONNECT_S_MAX, RETRIES_MAX, AsyncClient
+from rayhaul.client.aio import RECONNECT_S_MAX, RETRIES_MAX, AsyncClient
 from rayhaul.client.endpoint import Endpoint
-from rayhaul.client.fields import JobSource, batch_idempotency_key, new_idempotency_key
+from rayhaul.client.fields import BATCH_JOBS, JobSource, batch_idempotency_key, new_idempotency_key
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -2,6 +2,8 @@
 
 camelCase outside, snake case inside; times are RFC 3339 UTC with milliseconds. Requests refuse unknown fields;
 responses take them, so that an old client reads a newer server.
+
+Models are built where they are first used (`defer_build`): a command needs a few of the fifty, and waited for all.
 """
 
 from datetime import UTC, datetime
@@ -24,12 +26,19 @@ Timestamp = Annotated[datetime, PlainSerializer(timestamp, return_type=str, when
 
 
 class RequestShape(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid")
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_alias=True, validate_by_name=False, extra="forbid", defer_build=True
+    )
 
 
 class ResponseShape(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, validate_by_alias=True, validate_by_name=True, extra="ignore", frozen=True
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        defer_build=True,
     )
 
 

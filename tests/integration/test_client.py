@@ -369,7 +369,7 @@ def test_blocking_client_left_open_at_exit() -> None:
             "import rayhaul; rayhaul.Client, rayhaul.AsyncClient, rayhaul.__version__",
             "ray fastapi boto3 httpx sqlalchemy",
         ),
-        ("import rayhaul.cli.main", "ray fastapi boto3 httpx sqlalchemy serve_app actors tasks"),
+        ("import rayhaul.cli.main", "ray aiohttp fastapi boto3 httpx sqlalchemy serve_app actors tasks"),
         ("import rayhaul.client.endpoint", "ray aiohttp"),
     ],
 )
