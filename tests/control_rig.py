@@ -15,6 +15,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from ledger_files import sqlite_url
 from seams import BUCKET, Seam
 
 from actors.agent_record import AgentRecord
@@ -597,7 +598,7 @@ async def rig_with(*, window_s: int | None = None, **groups: dict[str, Any]) -> 
     if window_s is not None:
         rule = replace(rule, window_s=window_s)
     with TemporaryDirectory(dir=_DIRECTORY) as directory:
-        ledger = open_ledger(settings.ledger, f"sqlite:///{directory}/ledger.db")
+        ledger = open_ledger(settings.ledger, sqlite_url(Path(directory)))
         rig = Rig(ledger, Seam(ledger), settings, rule)
         try:
             yield rig

@@ -17,6 +17,7 @@ from time import time
 from typing import Any
 
 import uvicorn
+from ledger_files import sqlite_url
 
 from actors.agent import Agent
 from actors.courier import Courier
@@ -189,7 +190,7 @@ def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Sc
 @asynccontextmanager
 async def running_service(directory: Path, settings: Settings, *, agents: int = 2) -> AsyncIterator[Service]:
     """Yield a service that listens on a free port of 127.0.0.1, over a ledger in `directory`."""
-    url = f"sqlite:///{directory / 'ledger.db'}"
+    url = sqlite_url(directory)
     settings = settings.model_copy(update={"scaling": settings.scaling.model_copy(update={"agents_min": agents})})
     async with AsyncExitStack() as stack:
         ledger = open_ledger(settings.ledger, url)

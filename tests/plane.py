@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from ledger_files import sqlite_url
 from seams import BUCKET, Clock, FakeLinks, Seam
 
 from actors.log_files import LocalLogs
@@ -331,7 +332,7 @@ async def site_at(
 
     It is over `ledger`, which it closes in the end, or over a fresh one on SQLite.
     """
-    ledger = ledger or open_ledger(LedgerSettings(event_poll_s=0.01), f"sqlite:///{directory / 'ledger.db'}")
+    ledger = ledger or open_ledger(LedgerSettings(event_poll_s=0.01), sqlite_url(directory))
     clock = Clock()
     plane = SmallPlane(ledger, clock)
     plane_seam, ledger_seam = Seam(plane), Seam(ledger)

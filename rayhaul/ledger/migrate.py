@@ -9,8 +9,9 @@ Laws of this file:
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -63,14 +64,15 @@ def check(url: str) -> None:
         raise _meaning(err) from err
     finally:
         engine.dispose()
-    if found != _scripts().get_current_head():
+    if found != _revisions()[0]:
         raise Unavailable("the ledger is not migrated yet")
 
 
 def _upgrade(engine: sa.Engine) -> None:
     try:
         with engine.begin() as connection:
-            _revision(connection)
+            if _revision(connection) == _revisions()[0]:
+                return
             config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -84,8 +86,7 @@ def _revision(connection: sa.Connection) -> str | None:
     Raises: ServiceError where this code does not know it.
     """
     found = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in _revisions():
         raise ServiceError(f"the ledger was written by a newer Rayhaul (revision {found}): upgrade this one")
     return found
 
@@ -97,8 +98,10 @@ def _config() -> Config:
     return config
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(_SCRIPTS))
+@cache
+def _revisions() -> Sequence[str]:
+    """Return what this code knows, the newest first. To find out it runs every script, so it is asked once."""
+    return [script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()]
 
 
 def _meaning(error: Exception) -> Exception:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from ledger_files import sqlite_url
 from postgresql import running_postgresql
 
 from rayhaul.ledger import migrate, tables
@@ -67,7 +68,7 @@ def new_url(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
     """Return the URL of a fresh ledger each time; the tables may or may not be there yet."""
     if database == "sqlite":
         numbers = count()
-        yield lambda: f"sqlite:///{tmp_path}/ledger{next(numbers)}.db"
+        yield lambda: sqlite_url(tmp_path, f"ledger{next(numbers)}.db")
         return
     databases: Databases = request.getfixturevalue("databases")
     taken: list[str] = []
