@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import cached_property
 
 import aioftp
 from aioftp.common import Code, SSLSessionBoundContext
@@ -184,7 +185,12 @@ class FtpTransport(SessionTransport):
     def __init__(self, dialer: Dialer, *, tls: ssl.SSLContext | None = None) -> None:
         """`tls` trusts what the system does not."""
         super().__init__(dialer)
-        self._tls = tls or ssl.create_default_context()
+        self._trusted = tls
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        # It reads all the system's certificates: most agents never see a file by FTP.
+        return self._trusted or ssl.create_default_context()
 
     async def probe(self, link: Link, filename: str | None) -> Metadata:
         place = self._dialer.place(link.url)
