@@ -2,8 +2,10 @@
 
 import signal
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from hypothesis import HealthCheck, settings
 from log_watch import watch
 from store import running_store
@@ -13,6 +15,10 @@ from serve_app.seaweed import Seaweed
 # What is true must not hang on how busy the machine is.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
+
+# A process makes one client of a store, and reads megabytes of JSON for it; tests make hundreds.
+_read_json = cache(JSONFileLoader().load_file)
+setattr(JSONFileLoader, "load_file", lambda _, path: _read_json(path))  # noqa: B010 - mypy knows it as a method
 
 
 def pytest_configure(config: pytest.Config) -> None:
