@@ -134,6 +134,8 @@ class Loop:
             _refuse(left, Unavailable("the scheduler has stopped"))
 
     async def _run(self) -> None:
+        # What there is to do at a start, such as looking for agents, does not wait for somebody to call.
+        self._wake.set()
         while not self._stopping:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._idle_s()):
@@ -225,7 +227,11 @@ class Loop:
         for call, answer in answers:
             _settle(call.answer, answer)
         await self._dispatch.act(draft, self.book)
+        knew_agents = self._scaler.knows_agents
         await self._scaler.act(self.book, draft.now_s)
+        if self._scaler.knows_agents and not knew_agents:
+            # Whether there are enough of them is decided at once.
+            self._wake.set()
         await self._after_turn(draft.now_s)
 
     def _decide(self, draft: Draft) -> None:

@@ -56,6 +56,11 @@ class Scaler:
         """The average share in use that decisions are made from; None where nothing is known."""
         return self._memory.load.value
 
+    @property
+    def knows_agents(self) -> bool:
+        """Whether it has seen which agents there are: before that it decides nothing."""
+        return self._names is not None
+
     def decide(self, draft: Draft, book: Book, rules: Rules) -> None:
         """Take this turn's decision, to be carried out by `act` once it is durable."""
         self._decision = None

@@ -568,6 +568,20 @@ async def test_a_key_is_made_and_revoked() -> None:
         assert revoked.revoked_at == now
 
 
+async def test_a_start_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents are looked for, and those that are missing asked for, without a call and before the next turn is due."""
+    monkeypatch.setattr("actors.loop.TURN_S", 3600.0)
+    async with rig_with(scaling={"agents_min": 2}) as rig:
+        await rig.restart()
+        turning = asyncio.create_task(rig.scheduler.run())
+        async with asyncio.timeout(10):
+            while len(rig.pool.added) < 2:
+                await asyncio.sleep(0.01)
+        await rig.scheduler.stop()
+        await turning
+        assert rig.pool.added == ["agent-1", "agent-2"]
+
+
 async def test_calls_after_the_end() -> None:
     """A scheduler that was stopped refuses calls; nobody waits for a turn that never comes."""
     async with rig_with() as rig:
