@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli_process import bare_environ, rayhaul
+from cli_call import called
+from cli_process import bare_environ
 from control_rig import rig_with
 from plane import Site, listening, site_at
 
@@ -81,14 +82,14 @@ async def test_client_and_command_line(tmp_path: Path) -> None:
     async with site_at(tmp_path) as site, listening(site.app) as url:
         environ = {**bare_environ(tmp_path), "RAYHAUL_URL": url, "RAYHAUL_API_KEY": key(site, "alice")}
         site.plane.known_alerts = beginning(read_alerts())
-        quiet = await rayhaul(environ, "alerts")
+        quiet = await called(environ, "alerts")
         assert (quiet.code, quiet.stdout) == (0, "no alert fires\n")
         site.plane.known_alerts = evaluate(fired(), {"queue.depth": 2600.0}, T0 + 126)
-        loud = await rayhaul(environ, "alerts")
+        loud = await called(environ, "alerts")
         assert loud.code == 1
         assert loud.stdout.splitlines()[1].split()[:3] == ["QueueBacklog", "firing", "P1"]
         assert "WorkerOffline" not in loud.stdout
-        assert "WorkerOffline" in (await rayhaul(environ, "alerts", "--all")).stdout
+        assert "WorkerOffline" in (await called(environ, "alerts", "--all")).stdout
         async with AsyncClient(url, key(site, "alice")) as client:
             found = await client.alerts()
         assert [alert.name for alert in found.alerts if alert.state == "firing"] == ["QueueBacklog"]

@@ -1,4 +1,4 @@
-"""The command line as people and scripts run it: a process, its streams and its exit code."""
+"""The command line as people and scripts run it: its streams and its exit code; as a process where it is about that."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from cli_call import called
 from cli_process import MAIN, Environ, bare_environ, rayhaul, started, until
 from faulty_api import FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
 from inprocess import Service, quick_settings, running_service
@@ -105,7 +106,7 @@ async def test_get_is_cancelled(alice: Environ, origin: Origin) -> None:
     """Who follows a job that another one cancels is told so, with a code of its own."""
     async with started(alice, "get", origin.add("slow.bin", size=6_000_000, stall_after=0)) as process:
         job_id = (await until(process.stderr, "job_")).split()[0]
-        cancelled = await rayhaul(alice, "cancel", job_id, "--json")
+        cancelled = await called(alice, "cancel", job_id, "--json")
         assert [job["status"] for job in cancelled.json["jobs"]] == ["cancelled"]
         assert await process.wait() == 5
 
@@ -117,7 +118,7 @@ async def test_get_is_left(alice: Environ, origin: Origin) -> None:
         process.send_signal(signal.SIGINT)
         assert f"rayhaul cancel {job_id}" in await until(process.stderr, "The jobs go on")
         assert await process.wait() == 130
-    assert (await rayhaul(alice, "job", job_id, "--json")).json["status"] in ("queued", "downloading")
+    assert (await called(alice, "job", job_id, "--json")).json["status"] in ("queued", "downloading")
 
 
 async def test_get_on_a_terminal(alice: Environ, origin: Origin) -> None:
@@ -170,31 +171,31 @@ def _read_terminal(terminal: int, text: str | None = None) -> str:
 async def test_jobs_in_hand(alice: Environ, origin: Origin) -> None:
     """A submitted job is listed, shown, paused, resumed, cancelled and queued again."""
     url = origin.add("slow.bin", size=6_000_000, stall_after=0)
-    submitted = await rayhaul(alice, "get", url, "--no-wait")
+    submitted = await called(alice, "get", url, "--no-wait")
     job_id = submitted.stdout.strip()
     assert re.fullmatch(r"job_\w+", job_id)
-    listed = await rayhaul(alice, "jobs")
+    listed = await called(alice, "jobs")
     assert listed.stdout.split()[:2] == ["ID", "STATUS"]
     assert job_id in listed.stdout
-    assert [job["id"] for job in (await rayhaul(alice, "jobs", "--json")).json["jobs"]] == [job_id]
-    assert (await rayhaul(alice, "jobs", "--status", "completed", "--json")).json == {"jobs": []}
+    assert [job["id"] for job in (await called(alice, "jobs", "--json")).json["jobs"]] == [job_id]
+    assert (await called(alice, "jobs", "--status", "completed", "--json")).json == {"jobs": []}
     for command, told in (("pause", "paused"), ("resume", "queued|downloading"), ("cancel", "cancelled")):
-        ran = await rayhaul(alice, command, job_id)
+        ran = await called(alice, command, job_id)
         assert re.fullmatch(f"{job_id} ({told})\n", ran.stdout), (command, ran)
-    refused = await rayhaul(alice, "resume", job_id, "job_none")
+    refused = await called(alice, "resume", job_id, "job_none")
     assert refused.code == 1
     assert re.search(rf"^rayhaul: {job_id}: conflict: .+\nrayhaul: job_none: not_found: .+", refused.stderr)
-    shown = await rayhaul(alice, "job", job_id)
+    shown = await called(alice, "job", job_id)
     assert all(word in shown.stdout for word in (job_id, "cancelled", "slow.bin", "paused", "resumed"))
-    assert (await rayhaul(alice, "retry", job_id, "--json")).json["jobs"][0]["status"] == "queued"
+    assert (await called(alice, "retry", job_id, "--json")).json["jobs"][0]["status"] == "queued"
 
 
 async def test_where_the_time_went(alice: Environ, origin: Origin) -> None:
     """The waterfall of a job that has ended and of one that goes on: in words, as JSON, and none of a stranger's."""
     url = origin.add("slow.bin", size=6_000_000, stall_after=0)
-    running = (await rayhaul(alice, "get", url, "--no-wait")).stdout.strip()
-    done = (await rayhaul(alice, "get", origin.add("data.bin", size=100), "--json")).json["jobs"][0]["id"]
-    told = (await rayhaul(alice, "trace", done, "--json")).json
+    running = (await called(alice, "get", url, "--no-wait")).stdout.strip()
+    done = (await called(alice, "get", origin.add("data.bin", size=100), "--json")).json["jobs"][0]["id"]
+    told = (await called(alice, "trace", done, "--json")).json
     stages = told["stages"]
     assert (told["jobId"], told["status"]) == (done, "completed")
     assert [stage["stage"] for stage in stages] == ["metadata", "queued", "downloading", "uploading"]
@@ -202,13 +203,13 @@ async def test_where_the_time_went(alice: Environ, origin: Origin) -> None:
     assert (told["beganAt"], told["endedAt"]) == (stages[0]["beganAt"], stages[-1]["endedAt"])
     assert sum(stage["seconds"] for stage in stages) == pytest.approx(told["totalSeconds"], abs=0.01)
     assert (stages[2]["attempt"], stages[2]["agent"][:6]) == (1, "agent-")
-    shown = (await rayhaul(alice, "trace", done)).stdout.splitlines()
+    shown = (await called(alice, "trace", done)).stdout.splitlines()
     assert shown[0].startswith(f"completed {done}: in ")
     assert [line.split()[0] for line in shown[3:]] == [stage["stage"] for stage in stages]
-    await rayhaul(alice, "pause", running)
-    paused = (await rayhaul(alice, "trace", running)).stdout
+    await called(alice, "pause", running)
+    paused = (await called(alice, "trace", running)).stdout
     assert re.search(r"\npaused .* goes on\n", paused), paused
-    unknown = await rayhaul(alice, "trace", "job_none")
+    unknown = await called(alice, "trace", "job_none")
     assert (unknown.code, "not_found" in unknown.stderr) == (1, True)
 
 
@@ -216,15 +217,15 @@ async def test_receipt(alice: Environ, origin: Origin) -> None:
     """A completed job's receipt is shown, and told as JSON; the secrets of its URL are not in it."""
     url = origin.add("data.bin", size=100, seed=7)
     checksum = f"sha256:{content_sha256(7, 100)}"
-    got = await rayhaul(alice, "get", f"{url}?token=s3cr3t", "--checksum", checksum, "--json")
+    got = await called(alice, "get", f"{url}?token=s3cr3t", "--checksum", checksum, "--json")
     job_id = got.json["jobs"][0]["id"]
-    receipt = (await rayhaul(alice, "job", job_id, "--receipt", "--json")).json
+    receipt = (await called(alice, "job", job_id, "--receipt", "--json")).json
     assert (receipt["sizeBytes"], receipt["parts"], receipt["sourceUrl"]) == (100, 1, url)
     assert receipt["sha256"] == checksum.removeprefix("sha256:")
-    shown = (await rayhaul(alice, "job", job_id, "--receipt")).stdout
+    shown = (await called(alice, "job", job_id, "--receipt")).stdout
     assert all(text in shown for text in (receipt["crc64nvme"], receipt["sha256"][:16], receipt["agents"][0]))
     assert "s3cr3t" not in shown
-    refused = await rayhaul(alice, "job", "job_none", "--receipt")
+    refused = await called(alice, "job", "job_none", "--receipt")
     assert refused.code == 1
 
 
@@ -232,7 +233,7 @@ async def test_jobs_followed(alice: Environ, origin: Origin) -> None:
     """Followed without a terminal, jobs are told again as they change; --json is a document a line."""
     url = origin.add("data.bin", size=100)
     async with started(alice, "jobs", "-f", "--json") as process:
-        job_id = (await rayhaul(alice, "get", url, "--no-wait", "--json")).json["jobs"][0]["id"]
+        job_id = (await called(alice, "get", url, "--no-wait", "--json")).json["jobs"][0]["id"]
         last = json.loads(await until(process.stdout, '"completed"'))
         assert (last["id"], last["result"]["sizeBytes"]) == (job_id, 100)
         process.send_signal(signal.SIGINT)
@@ -241,24 +242,24 @@ async def test_jobs_followed(alice: Environ, origin: Origin) -> None:
 
 async def test_keys(operator: Environ) -> None:
     """A key is printed once and alone, works, may not do an operator's work, and ends when it is revoked."""
-    made = await rayhaul(operator, "keys", "create", "carol", "--name", "laptop", "--expires-days", "1")
+    made = await called(operator, "keys", "create", "carol", "--name", "laptop", "--expires-days", "1")
     carol = {**operator, "RAYHAUL_API_KEY": made.stdout.strip()}
     assert made.stdout.count("\n") == 1
-    assert (await rayhaul(carol, "jobs", "--json")).json == {"jobs": []}
-    forbidden = await rayhaul(carol, "agents")
+    assert (await called(carol, "jobs", "--json")).json == {"jobs": []}
+    forbidden = await called(carol, "agents")
     assert (forbidden.code, forbidden.stdout) == (4, "")
     assert forbidden.stderr.startswith("rayhaul: forbidden: ")
-    listed = (await rayhaul(operator, "keys", "list", "--json")).json["keys"]
+    listed = (await called(operator, "keys", "list", "--json")).json["keys"]
     (key,) = [key for key in listed if key["userId"] == "carol"]
     assert (key["name"], key["role"], "key" in key) == ("laptop", "user", False)
-    assert made.stdout.strip() not in (await rayhaul(operator, "keys", "list")).stdout
-    rotated = await rayhaul(operator, "keys", "rotate", key["id"], "--overlap-hours", "0")
-    assert (await rayhaul(carol, "jobs")).code == 4
-    assert (await rayhaul({**operator, "RAYHAUL_API_KEY": rotated.stdout.strip()}, "jobs", "--json")).code == 0
-    only = await rayhaul(operator, "keys", "create", "dave", "--scope", "read", "--json")
+    assert made.stdout.strip() not in (await called(operator, "keys", "list")).stdout
+    rotated = await called(operator, "keys", "rotate", key["id"], "--overlap-hours", "0")
+    assert (await called(carol, "jobs")).code == 4
+    assert (await called({**operator, "RAYHAUL_API_KEY": rotated.stdout.strip()}, "jobs", "--json")).code == 0
+    only = await called(operator, "keys", "create", "dave", "--scope", "read", "--json")
     assert only.json["scopes"] == ["read"]
-    assert (await rayhaul(operator, "keys", "revoke", key["id"])).stdout == f"{key['id']} revoked\n"
-    listed = (await rayhaul(operator, "keys", "list", "--json")).json["keys"]
+    assert (await called(operator, "keys", "revoke", key["id"])).stdout == f"{key['id']} revoked\n"
+    listed = (await called(operator, "keys", "list", "--json")).json["keys"]
     revoked = {each["id"]: each["revokedAt"] for each in listed if each["userId"] == "carol"}
     assert revoked.pop(key["id"]) is not None
     assert list(revoked.values()) == [None]
@@ -267,10 +268,10 @@ async def test_keys(operator: Environ) -> None:
 async def test_agents(operator: Environ, service: Service) -> None:
     """Operators see who moves the bytes."""
     names = set(await service.agents.names())
-    ran = await rayhaul(operator, "agents")
+    ran = await called(operator, "agents")
     shown = {line.split()[0] for line in ran.stdout.splitlines()[1:]}
     # One may report between the two looks.
-    assert shown <= {agent["agent"] for agent in (await rayhaul(operator, "agents", "--json")).json["agents"]} <= names
+    assert shown <= {agent["agent"] for agent in (await called(operator, "agents", "--json")).json["agents"]} <= names
     assert shown
 
 
@@ -294,7 +295,7 @@ async def test_refused_before_anything_is_sent(
     bare: Environ, arguments: list[str], variables: dict[str, str], code: int, said: str
 ) -> None:
     """What cannot be done is said on stderr in words, with nothing on stdout, and no secret in it."""
-    ran = await rayhaul({**bare, **variables}, *arguments)
+    ran = await called({**bare, **variables}, *arguments)
     assert (ran.code, ran.stdout) == (code, "")
     assert said in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.stderr
@@ -317,7 +318,7 @@ async def test_refused_by_the_cluster(
 ) -> None:
     """Each kind of refusal has its exit code and one sentence."""
     api.faults = {"POST /jobs": deque([fault]), "GET /jobs": deque([fault])}
-    ran = await rayhaul(faulty, *arguments)
+    ran = await called(faulty, *arguments)
     assert (ran.code, ran.stdout) == (code, "")
     assert re.fullmatch(r"rayhaul: .+\n", ran.stderr)
 
@@ -326,7 +327,7 @@ async def test_refused_by_the_cluster(
 async def test_ends_of_jobs(api: FaultyApi, faulty: Environ, script: Any, code: int) -> None:
     """How the job ended is how the command ends; with --json the reason stands in the document as well."""
     api.script = script
-    ran = await rayhaul(faulty, "get", "https://files.example/data.bin", "--json")
+    ran = await called(faulty, "get", "https://files.example/data.bin", "--json")
     assert ran.code == code
     assert [(job["status"], job["download"]) for job in ran.json["jobs"]] == [(script[-1][1], None)]
     assert re.fullmatch(r"rayhaul: job_\d+ (failed|cancelled).*\n", ran.stderr)
@@ -335,7 +336,7 @@ async def test_ends_of_jobs(api: FaultyApi, faulty: Environ, script: Any, code: 
 async def test_more_than_a_screenful(api: FaultyApi, faulty: Environ) -> None:
     """Many jobs are followed a few at a time, all to their ends, over few streams."""
     urls = [f"https://files.example/{index}" for index in range(45)]
-    ran = await rayhaul(faulty, "get", *urls)
+    ran = await called(faulty, "get", *urls)
     assert ran.code == 0
     assert ran.stdout.count("rayhaul/job_") == 45
     assert len(api.asked("POST /jobs/batch")) == 1
@@ -345,7 +346,7 @@ async def test_strangers_do_not_steer_the_terminal(api: FaultyApi, faulty: Envir
     """Escape sequences in a file's name, which its source chose, are not printed."""
     api.add(filename="\x1b[2Jevil\r\n.bin", done=6)
     for arguments in (["jobs"], ["job", "job_0001"], ["jobs", "--json"]):
-        ran = await rayhaul(faulty, *arguments)
+        ran = await called(faulty, *arguments)
         assert ran.code == 0
         assert "evil" in ran.stdout
         assert not set(ran.stdout) & {"\x1b", "\r"}

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_process import Environ, bare_environ, rayhaul
+from cli_call import called
+from cli_process import Environ, bare_environ
 from control_scene import UNFIT, Scene, scene_of
 from plane import listening, site_at
 
@@ -53,28 +54,28 @@ async def test_dead_letters_are_listed(scene: Scene, environs: dict[str, Environ
     newer = await scene.site.submit("bob")
     await scene.site.plane.bury(newer, SourceBusy("slow\x1b[2J down").failure())
     for command in (["dlq"], ["dlq", "list"]):
-        listed = await rayhaul(environs["alice"], *command)
+        listed = await called(environs["alice"], *command)
         assert (listed.code, listed.stderr) == (0, "")
         header, row = listed.stdout.splitlines()
         assert header.split() == ["ID", "SINCE", "ATTEMPTS", "REQUEUES", "USER", "NAME", "WHY"]
         assert re.fullmatch(
             rf"{scene.dead} +\d+ s ago +5 +1 +alice +data.bin +source_busy: The source asks to slow down\. *", row
         )
-        found = (await rayhaul(environs["olga"], *command, "--json")).json["jobs"]
+        found = (await called(environs["olga"], *command, "--json")).json["jobs"]
         assert [job["id"] for job in found] == [newer, scene.dead]
         assert all(job["deadLetteredAt"] for job in found)
-    assert [job["id"] for job in (await rayhaul(environs["olga"], "dlq", "--limit", "1", "--json")).json["jobs"]] == [
+    assert [job["id"] for job in (await called(environs["olga"], "dlq", "--limit", "1", "--json")).json["jobs"]] == [
         newer
     ]
-    assert "\x1b" not in (await rayhaul(environs["olga"], "dlq")).stdout
+    assert "\x1b" not in (await called(environs["olga"], "dlq")).stdout
 
 
 async def test_dead_letters_are_replayed(scene: Scene, alice: Environ) -> None:
     """Each id is replayed; one that refuses keeps none of the others from it; twice is once (F55)."""
-    ran = await rayhaul(alice, "dlq", "replay", "job_none", scene.dead)
+    ran = await called(alice, "dlq", "replay", "job_none", scene.dead)
     assert (ran.code, ran.stdout) == (1, f"{scene.dead} queued\n")
     assert ran.stderr.startswith("rayhaul: job_none: not_found: ")
-    again = await rayhaul(alice, "dlq", "replay", scene.dead, "--json")
+    again = await called(alice, "dlq", "replay", scene.dead, "--json")
     assert (again.code, again.json) == (1, {"jobs": []})
     assert again.stderr.startswith(f"rayhaul: {scene.dead}: conflict: ")
 
@@ -95,16 +96,16 @@ async def test_all_dead_letters_are_replayed(scene: Scene, environs: dict[str, E
         return await replay(job_id)
 
     scene.site.plane_seam.instead["replay"] = two_want_it
-    ran = await rayhaul(environs["alice"], "dlq", "replay", "--all")
+    ran = await called(environs["alice"], "dlq", "replay", "--all")
     told = dead[:3] + dead[4:]
     assert (ran.code, ran.stdout.splitlines()) == (0, [f"{job_id} queued" for job_id in reversed(told)])
     assert ran.stderr == "44 replayed.\n"
     for job_id in dead:
         assert (await scene.site.ledger.job(Viewer("alice"), job_id)).dead_lettered_at is None
-    assert (await rayhaul(environs["alice"], "dlq", "--json")).json == {"jobs": []}
-    left = await rayhaul(environs["olga"], "dlq", "replay", "--all", "--json")
+    assert (await called(environs["alice"], "dlq", "--json")).json == {"jobs": []}
+    left = await called(environs["olga"], "dlq", "replay", "--all", "--json")
     assert [(job["id"], job["status"]) for job in left.json["jobs"]] == [(of_bob, "queued")]
-    assert (await rayhaul(environs["olga"], "dlq", "replay", "--all", "--json")).json == {"jobs": []}
+    assert (await called(environs["olga"], "dlq", "replay", "--all", "--json")).json == {"jobs": []}
 
 
 async def test_a_replay_of_all_that_is_stopped(scene: Scene, alice: Environ) -> None:
@@ -119,7 +120,7 @@ async def test_a_replay_of_all_that_is_stopped(scene: Scene, alice: Environ) -> 
         return await replay(job_id)
 
     scene.site.plane_seam.instead["replay"] = one_fails
-    ran = await rayhaul(alice, "dlq", "replay", "--all", "--json")
+    ran = await called(alice, "dlq", "replay", "--all", "--json")
     assert ran.code == 1
     assert [job["id"] for job in ran.json["jobs"]] == [scene.dead]
     assert ran.stderr == f"rayhaul: {other}: internal: the scheduler is starting\n"
@@ -128,9 +129,9 @@ async def test_a_replay_of_all_that_is_stopped(scene: Scene, alice: Environ) -> 
 async def test_dead_letters_are_deleted(scene: Scene, alice: Environ) -> None:
     """The job stays failed; a second time changes nothing; a running one cannot be."""
     for _ in range(2):
-        ran = await rayhaul(alice, "dlq", "delete", scene.dead)
+        ran = await called(alice, "dlq", "delete", scene.dead)
         assert (ran.code, ran.stdout, ran.stderr) == (0, f"{scene.dead} failed\n", "")
-    refused = await rayhaul(alice, "dlq", "delete", scene.running, scene.dead, "--json")
+    refused = await called(alice, "dlq", "delete", scene.running, scene.dead, "--json")
     assert (refused.code, [job["id"] for job in refused.json["jobs"]]) == (1, [scene.dead])
     assert refused.stderr.startswith(f"rayhaul: {scene.running}: conflict: ")
 
@@ -141,7 +142,7 @@ async def test_dead_letters_are_deleted(scene: Scene, alice: Environ) -> None:
 async def test_the_valve(scene: Scene, environs: dict[str, Environ]) -> None:
     """Anybody sees the queue, operators hold back a priority and let it go, and are shown what came of it."""
     await scene.site.submit("bob", priority="low")
-    shown = await rayhaul(environs["bob"], "queue")
+    shown = await called(environs["bob"], "queue")
     assert [line.split() for line in shown.stdout.splitlines()[:4]] == [
         ["PRIORITY", "WAITING"],
         ["low", "1"],
@@ -149,13 +150,13 @@ async def test_the_valve(scene: Scene, environs: dict[str, Environ]) -> None:
         ["high", "0"],
     ]
     assert re.search(r"^oldest waits +\d+ s *\ndead letters +1 *$", shown.stdout, re.MULTILINE)
-    paused = await rayhaul(environs["olga"], "queue", "pause", "low")
+    paused = await called(environs["olga"], "queue", "pause", "low")
     assert ["low", "1", "paused"] in [line.split() for line in paused.stdout.splitlines()]
-    assert (await rayhaul(environs["bob"], "queue", "--json")).json["paused"] == ["low"]
-    resumed = await rayhaul(environs["olga"], "queue", "resume", "low", "--json")
+    assert (await called(environs["bob"], "queue", "--json")).json["paused"] == ["low"]
+    resumed = await called(environs["olga"], "queue", "resume", "low", "--json")
     assert (resumed.json["paused"], resumed.json["depth"]["low"]) == ([], 1)
     scene.site.plane.parked = "the bucket refuses us: no such bucket"
-    parked = await rayhaul(environs["bob"], "queue")
+    parked = await called(environs["bob"], "queue")
     assert re.search(r"^nothing starts +the bucket refuses us: no such bucket *$", parked.stdout, re.MULTILINE)
 
 
@@ -165,58 +166,58 @@ async def test_the_valve(scene: Scene, environs: dict[str, Environ]) -> None:
 async def test_agents_are_listed(olga: Environ) -> None:
     """With and without `list`; an unfit one says why."""
     for command in (["agents"], ["agents", "list"]):
-        ran = await rayhaul(olga, *command)
+        ran = await called(olga, *command)
         header, online, unfit = ran.stdout.splitlines()
         assert header.rstrip().endswith("WHY UNFIT")
         assert re.fullmatch(r"agent-1 +online +75% +6/8 +1000 B/s +2 +0 s ago *", online)
         assert re.fullmatch(rf"agent-2 +unfit .* {UNFIT} *", unfit)
-        found = (await rayhaul(olga, *command, "--json")).json["agents"]
+        found = (await called(olga, *command, "--json")).json["agents"]
         assert [(agent["agent"], agent["unfit"]) for agent in found] == [("agent-1", None), ("agent-2", UNFIT)]
 
 
 async def test_hosts_are_listed(scene: Scene, environs: dict[str, Environ]) -> None:
     """Operators see all hosts, a user those of its running jobs; one that backs off says for how long."""
-    header, busy, backing_off = (await rayhaul(environs["olga"], "hosts")).stdout.splitlines()
+    header, busy, backing_off = (await called(environs["olga"], "hosts")).stdout.splitlines()
     assert header.split() == ["HOST", "CONNECTIONS", "SPEED", "JOBS", "WAITING", "BACKS", "OFF", "FOR"]
     assert re.fullmatch(r"busy.example:443 +7/32 +1000 B/s +0 *", busy)
     assert re.fullmatch(r"slow.example:8443 +1/2 +0 B/s +3 +.*\d+ (min|h|d|s).*", backing_off)
-    shown = (await rayhaul(environs["alice"], "hosts", "--json")).json["hosts"]
+    shown = (await called(environs["alice"], "hosts", "--json")).json["hosts"]
     assert [host["host"] for host in shown] == ["busy.example:443"]
-    assert (await rayhaul(environs["bob"], "hosts")).stdout == "no origin is in use\n"
+    assert (await called(environs["bob"], "hosts")).stdout == "no origin is in use\n"
 
 
 async def test_what_an_agent_does_for_a_job(scene: Scene, olga: Environ) -> None:
     """A row for each stripe, with what the agent has told; the second one has told nothing yet."""
     leases = scene.site.plane.leases[scene.running]
     leases[0] = replace(leases[0], doing="waits\x1b[2J")
-    ran = await rayhaul(olga, "agents", "status", "agent-1", scene.running)
+    ran = await called(olga, "agents", "status", "agent-1", scene.running)
     title, header, first, second = ran.stdout.splitlines()
     assert title.split() == ["agent-1", scene.running, "downloading"]
     assert header.split() == ["LEASE", "AGENT", "EPOCH", "PARTS", "DONE", "SPEED", "IDLE", "SINCE", "DOING"]
     assert re.fullmatch(r"lease_0 +agent-1 +7 +1-10 +40% +2.0 KiB/s +12 s +2026-\S+ \S+ +waits�\[2J *", first)
     assert re.fullmatch(r"lease_1 +agent-1 +7 +11-20 +2026-\S+ \S+ *", second)
-    found = (await rayhaul(olga, "agents", "status", "agent-1", scene.running, "--json")).json
+    found = (await called(olga, "agents", "status", "agent-1", scene.running, "--json")).json
     assert [lease["leaseId"] for lease in found["leases"]] == ["lease_0", "lease_1"]
-    nothing = await rayhaul(olga, "agents", "status", "agent-2", scene.dead)
+    nothing = await called(olga, "agents", "status", "agent-2", scene.dead)
     assert (nothing.code, nothing.stdout) == (1, "")
     assert nothing.stderr.startswith("rayhaul: not_found: ")
 
 
 async def test_a_job_is_taken_from_an_agent(scene: Scene, olga: Environ) -> None:
     """The job is queued; the second time the agent holds nothing of it."""
-    ran = await rayhaul(olga, "agents", "stop", "agent-1", scene.running)
+    ran = await called(olga, "agents", "stop", "agent-1", scene.running)
     assert (ran.code, ran.stdout) == (0, f"{scene.running} queued\n")
-    assert (await rayhaul(olga, "agents", "stop", "agent-1", scene.running)).code == 1
-    ran = await rayhaul(olga, "agents", "stop", "agent-2", scene.running, "--json")
+    assert (await called(olga, "agents", "stop", "agent-1", scene.running)).code == 1
+    ran = await called(olga, "agents", "stop", "agent-2", scene.running, "--json")
     assert (ran.json["id"], ran.json["status"]) == (scene.running, "queued")
 
 
 async def test_an_agent_is_drained(olga: Environ) -> None:
     """It is draining, and what it still holds is said."""
-    ran = await rayhaul(olga, "agents", "drain", "agent-1")
+    ran = await called(olga, "agents", "drain", "agent-1")
     assert (ran.code, ran.stdout, ran.stderr) == (0, "agent-1 draining\n", "It finishes 2 leases first.\n")
-    assert (await rayhaul(olga, "agents", "drain", "agent-1", "--json")).json["state"] == "draining"
-    assert (await rayhaul(olga, "agents", "drain", "agent-9")).code == 1
+    assert (await called(olga, "agents", "drain", "agent-1", "--json")).json["state"] == "draining"
+    assert (await called(olga, "agents", "drain", "agent-9")).code == 1
 
 
 # --- job --state ---
@@ -225,7 +226,7 @@ async def test_an_agent_is_drained(olga: Environ) -> None:
 async def test_the_live_state_of_a_job(scene: Scene, olga: Environ) -> None:
     """As the scheduler sees it: facts and a row for each lease; why it waits where it has none."""
     scene.site.plane.tell_progress(scene.running, Progress(bytes_done=2048, bytes_total=4096))
-    ran = await rayhaul(olga, "job", scene.running, "--state")
+    ran = await called(olga, "job", scene.running, "--state")
     facts, leases = ran.stdout.split("\n\n")
     told = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in facts.splitlines())
     assert told == {
@@ -242,10 +243,10 @@ async def test_the_live_state_of_a_job(scene: Scene, olga: Environ) -> None:
         "part size": "5.0 MiB",
     }
     assert [line.split()[1] for line in leases.splitlines()[1:]] == ["agent-1", "agent-1", "agent-2"]
-    found = (await rayhaul(olga, "job", scene.running, "--state", "--json")).json
+    found = (await called(olga, "job", scene.running, "--state", "--json")).json
     assert (found["epoch"], found["partsDone"], len(found["leases"])) == (7, 3, 3)
     scene.site.plane.waits_for[scene.dead] = "it was given up"
-    waiting = await rayhaul(olga, "job", scene.dead, "--state")
+    waiting = await called(olga, "job", scene.dead, "--state")
     assert "LEASE" not in waiting.stdout
     assert re.search(r"^waits for +it was given up *$", waiting.stdout, re.MULTILINE)
     assert re.search(r"^dead since +20\d\d-", waiting.stdout, re.MULTILINE)
@@ -268,7 +269,7 @@ async def test_the_live_state_of_a_job(scene: Scene, olga: Environ) -> None:
 )
 async def test_users_are_no_operators(scene: Scene, alice: Environ, arguments: list[str]) -> None:
     """What only operators may ends with the code for that, nothing on stdout, and nothing done."""
-    ran = await rayhaul(alice, *arguments)
+    ran = await called(alice, *arguments)
     assert (ran.code, ran.stdout) == (4, "")
     assert re.fullmatch(r"rayhaul: forbidden: .+\n", ran.stderr)
     assert scene.site.plane.paused == set()
@@ -292,7 +293,7 @@ async def test_users_are_no_operators(scene: Scene, alice: Environ, arguments: l
 )
 async def test_wrong_command_lines(tmp_path: Path, arguments: list[str], said: str) -> None:
     """What cannot be asked is refused in words before anything is sent."""
-    ran = await rayhaul(bare_environ(tmp_path), *arguments)
+    ran = await called(bare_environ(tmp_path), *arguments)
     assert (ran.code, ran.stdout) == (2, "")
     assert said in " ".join(ran.stderr.split())
     assert "Traceback" not in ran.stderr
@@ -313,7 +314,7 @@ async def test_wrong_command_lines(tmp_path: Path, arguments: list[str], said: s
 async def test_nobody_there(tmp_path: Path, arguments: list[str]) -> None:
     """Where there is no cluster each ends with the code for that."""
     environ = {**bare_environ(tmp_path), "RAYHAUL_URL": "http://127.0.0.1:1", "RAYHAUL_API_KEY": "k"}
-    ran = await rayhaul(environ, *arguments)
+    ran = await called(environ, *arguments)
     assert (ran.code, ran.stdout) == (3, "")
     assert ran.stderr.startswith("rayhaul: cannot reach http://127.0.0.1:1")
 
@@ -323,7 +324,7 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
     groups = {"dlq": ("list", "replay", "delete"), "queue": ("pause", "resume")}
     groups["agents"] = ("list", "status", "stop", "drain")
     for group, commands in groups.items():
-        helped = (await rayhaul(bare_environ(tmp_path), group, "--help")).stdout
+        helped = (await called(bare_environ(tmp_path), group, "--help")).stdout
         assert "Without a command" in helped
         assert all(f" {command} " in helped for command in commands)
 
@@ -331,7 +332,7 @@ async def test_help_names_every_command(tmp_path: Path) -> None:
 async def test_requeue(scene: Scene, environs: dict[str, Environ]) -> None:
     """An operator hands a job back to the queue; a user may not."""
     job_id = await scene.site.submit("alice")
-    refused = await rayhaul(environs["alice"], "requeue", job_id)
+    refused = await called(environs["alice"], "requeue", job_id)
     assert (refused.code, "forbidden" in refused.stderr) == (4, True)
-    done = await rayhaul(environs["olga"], "requeue", job_id)
+    done = await called(environs["olga"], "requeue", job_id)
     assert (done.code, done.stdout) == (0, f"{job_id} queued\n")

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cli_process import Environ, bare_environ, rayhaul
+from cli_call import called
+from cli_process import Environ, bare_environ
 from plane import Site, listening, site_at
 
 from actors.ports import Accepted, Submission
@@ -42,15 +43,15 @@ async def test_a_list_is_taken_in_batches_and_once(site: Site, alice: Environ, t
     path = tmp_path / "urls.txt"
     urls = url_list(path, 25)
     command = ("import", str(path), "--batch", "10", "--tag", "set=a", "--priority", "low")
-    ran = await rayhaul(alice, *command)
+    ran = await called(alice, *command)
     assert (ran.code, ran.stdout) == (0, "25 jobs are taken; `rayhaul jobs` shows them\n"), ran.stderr
     assert await urls_of(site) == urls
     job = (await site.ledger.jobs(Viewer("alice"), JobFilter(limit=1)))[0]
     assert (dict(job.spec.tags), str(job.spec.priority)) == ({"set": "a"}, "low")
-    once_more = await rayhaul(alice, *command, "--json")
+    once_more = await called(alice, *command, "--json")
     assert once_more.json == {"submitted": 25}
     assert await urls_of(site) == urls
-    assert (await rayhaul(alice, *command, "--again")).code == 0
+    assert (await called(alice, *command, "--again")).code == 0
     assert await urls_of(site) == urls + urls
 
 
@@ -68,12 +69,12 @@ async def test_it_goes_on_where_it_ended(site: Site, alice: Environ, tmp_path: P
         return await submit(submission)
 
     site.plane_seam.instead["submit"] = once
-    broken = await rayhaul(alice, "import", str(path), "--batch", "10")
+    broken = await called(alice, "import", str(path), "--batch", "10")
     assert broken.code == 1
     assert broken.stderr.endswith("10 of 25 jobs were taken. The same command goes on from there.\n")
     assert await urls_of(site) == urls[:10]
     site.plane_seam.instead.clear()
-    assert (await rayhaul(alice, "import", str(path), "--batch", "10")).code == 0
+    assert (await called(alice, "import", str(path), "--batch", "10")).code == 0
     assert await urls_of(site) == urls
 
 
@@ -83,7 +84,7 @@ async def test_nothing_is_asked_for_where_a_line_is_wrong(site: Site, alice: Env
     rows = [{"url": f"https://files.example/{number}"} for number in range(999)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"url": "https://x.example/", "key": 5}]))
     for more in ((), ("--check",)):
-        refused = await rayhaul(alice, "import", str(path), *more)
+        refused = await called(alice, "import", str(path), *more)
         assert refused.code == 2
         assert refused.stderr.startswith(f"rayhaul: {path}: line 1000: key: ")
     assert await urls_of(site) == []
@@ -93,7 +94,7 @@ async def test_what_only_the_api_can_see_is_told_by_its_line(site: Site, alice: 
     """A URL that the API refuses is named by its line of the list."""
     path = tmp_path / "list.csv"
     path.write_text("url,key\nhttps://files.example/1,\ngopher://files.example/2,\n")
-    refused = await rayhaul(alice, "import", str(path))
+    refused = await called(alice, "import", str(path))
     assert refused.code == 2
     assert "line 3 url" in refused.stderr
     assert await urls_of(site) == []
@@ -102,6 +103,6 @@ async def test_what_only_the_api_can_see_is_told_by_its_line(site: Site, alice: 
 async def test_check_asks_for_nothing(site: Site, alice: Environ, tmp_path: Path) -> None:
     path = tmp_path / "urls.txt"
     url_list(path, 3)
-    checked = await rayhaul(alice, "import", str(path), "--check")
+    checked = await called(alice, "import", str(path), "--check")
     assert (checked.code, checked.stdout) == (0, "3 jobs, and every line is right\n")
     assert await urls_of(site) == []

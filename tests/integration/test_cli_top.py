@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_process import MAIN, Environ, bare_environ, rayhaul
+from cli_call import called
+from cli_process import MAIN, Environ, bare_environ
 from inprocess import Service, quick_settings, running_service
 from origin import Origin
 
@@ -62,17 +63,17 @@ async def test_alerts_that_are_not_quiet(service: Service, alice: Environ) -> No
         assert (await client.get(job.id)).status is JobStatus.FAILED
     seen = await _seen(alice)
     assert {alert["state"] for alert in seen["alerts"]} <= {"pending", "firing"}
-    assert "DLQNonEmpty" in (await rayhaul(alice, "top", "--once")).stdout
+    assert "DLQNonEmpty" in (await called(alice, "top", "--once")).stdout
 
 
 async def _seen(environ: Environ) -> Any:
-    return (await rayhaul(environ, "top", "--json")).json
+    return (await called(environ, "top", "--json")).json
 
 
 async def test_once(alice: Environ, operator: Environ, slow: str) -> None:
     """Without a terminal it is shown once: an operator sees the agents, a user what is theirs; JSON has the same."""
     by_operator, by_user, told = await asyncio.gather(
-        rayhaul(operator, "top"), rayhaul(alice, "top", "--once"), rayhaul(operator, "top", "--json")
+        called(operator, "top"), called(alice, "top", "--once"), called(operator, "top", "--json")
     )
     assert [(ran.code, ran.stderr) for ran in (by_operator, by_user, told)] == [(0, "")] * 3
     assert "1 running, 0 waiting" in by_operator.stdout.splitlines()[0]
@@ -150,6 +151,6 @@ async def test_a_cluster_that_goes_away(tmp_path: Path, store: Seaweed) -> None:
 
 async def test_nothing_runs(tmp_path: Path) -> None:
     """Where there never was one, the sentence says how to start it."""
-    ran = await rayhaul(bare_environ(tmp_path), "top")
+    ran = await called(bare_environ(tmp_path), "top")
     assert (ran.code, ran.stdout) == (3, "")
     assert "start one with `rayhaul up`" in ran.stderr

@@ -4,7 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cli_process import bare_environ, rayhaul
+from cli_call import called
+from cli_process import bare_environ
 from control_rig import Rig, rig_with
 from plane import listening, site_at
 
@@ -137,7 +138,7 @@ async def test_the_api_the_client_and_the_command_line(tmp_path: Path) -> None:
         async with AsyncClient(url, key) as client:
             assert (await client.slo()).slos[0].events == 10_000
         environ = {**bare_environ(tmp_path), "RAYHAUL_URL": url, "RAYHAUL_API_KEY": key}
-        told = await rayhaul(environ, "slo")
+        told = await called(environ, "slo")
         assert told.code == 0
         rows = {row.split()[0]: row for row in told.stdout.splitlines()[1:]}
         assert rows["ApiAvailability"].split()[1:8] == ["99.90%", "30d", "99.950%", "10000", "5", "50%", "0.50"]
