@@ -37,7 +37,9 @@ def _run(environ: Environ, arguments: Sequence[str], ended: "Future[Ran]") -> No
 
 
 def _ran(environ: Environ, arguments: Sequence[str]) -> Ran:
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    written = [io.BytesIO(), io.BytesIO()]
+    # As strict as a terminal's: what can not be encoded is a fault.
+    streams = [io.TextIOWrapper(each, encoding="utf-8", write_through=True) for each in written]
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(_OURS)]:
             patch.delenv(name)
@@ -51,7 +53,7 @@ def _ran(environ: Environ, arguments: Sequence[str]) -> Ran:
         patch.setattr(sys, "stdout", streams[0])
         patch.setattr(sys, "stderr", streams[1])
         code = _code()
-    stdout, stderr = (stream.buffer.getvalue().decode() for stream in streams if isinstance(stream.buffer, io.BytesIO))
+    stdout, stderr = (each.getvalue().decode() for each in written)
     return Ran(code, stdout, stderr)
 
 
