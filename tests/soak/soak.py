@@ -80,10 +80,8 @@ class Figures:
     lost: list[str] = field(default_factory=list)
     #: Objects under the prefix that no completed job made.
     doubled: list[str] = field(default_factory=list)
-    #: Uploads left open at the end under keys of ours.
+    #: Uploads left open at the end, under whatever keys: nobody else uploads there (ADR 9).
     orphans: list[str] = field(default_factory=list)
-    #: The same under keys that callers named: nobody can tell whose they are, the bucket's lifecycle rule is for them.
-    left_to_the_rule: list[str] = field(default_factory=list)
     rss_mib: list[float] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
@@ -183,9 +181,7 @@ class Soak:
         figures = self.figures
         ends_s = time.monotonic() + TAIL_S_MAX
         while time.monotonic() < ends_s:
-            keys = [upload.key for upload in await self.bucket.list_uploads(PREFIX)]
-            figures.left_to_the_rule = [key for key in keys if "/named/" in key]
-            figures.orphans = [key for key in keys if "/named/" not in key]
+            figures.orphans = [upload.key for upload in await self.bucket.list_uploads(PREFIX)]
             if not (figures.orphans or (await self.service.ledger.state()).sessions):
                 break
             await asyncio.sleep(2)
@@ -240,7 +236,7 @@ def soak_settings(s3: S3Settings) -> Settings:
         transfer=TransferSettings(
             part_bytes_min=5 * MIB, single_put_bytes_max=MIB, retry_base_s=0.1, retry_cap_s=4, attempts_max=8
         ),
-        sweep=SweepSettings(interval_s=10, age_s_min=30),
+        sweep=SweepSettings(interval_s=10, age_s_min=30, owns_prefix=True),
     )
 
 
