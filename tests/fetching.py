@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -142,3 +142,12 @@ class ScriptedNames(AbstractResolver):
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+async def joined(opening: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray | None = None) -> bytes:
+    """Return all bytes of a body; `got` has those that came, should it break off."""
+    got = bytearray() if got is None else got
+    async with opening as body:
+        async for piece in body:
+            got += piece
+    return bytes(got)

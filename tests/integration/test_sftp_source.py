@@ -13,6 +13,7 @@ from typing import Any
 import asyncssh
 import pytest
 import pytest_asyncio
+from fetching import joined
 from inprocess import quick_settings, running_service
 from lease_bench import PART, Bench, Control, Side, running
 from origin import content_bytes
@@ -92,14 +93,6 @@ def opened(
 ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
     source = transport(server, stall_timeout_s=stall_timeout_s)
     return source.open_range(link(server), pin=pin, first_byte=first, end_byte=end, checksum_tells=False)
-
-
-async def joined(opening: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray | None = None) -> bytes:
-    got = bytearray() if got is None else got
-    async with opening as body:
-        async for piece in body:
-            got += piece
-    return bytes(got)
 
 
 # --- what goes right ---

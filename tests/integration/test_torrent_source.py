@@ -16,10 +16,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from disks import mounted
+from fetching import joined
 from inprocess import quick_settings, running_service
 from lease_bench import PART, SETTINGS, Bench, Control, Side, running
 from origin import content_bytes
-from torrent_rig import NoGuard, denied, joined, on_disk, opened, torrents
+from torrent_rig import NoGuard, denied, on_disk, opened, torrents
 from torrents import PIECE, Shared, seeding, share, tracking
 
 from rayhaul import AsyncClient

@@ -47,14 +47,6 @@ def opened(
     return transport.open_range(Link(url), pin=pin, first_byte=first, end_byte=end, checksum_tells=False)
 
 
-async def joined(opening: AbstractAsyncContextManager[AsyncIterator[bytes]], got: bytearray | None = None) -> bytes:
-    got = bytearray() if got is None else got
-    async with opening as body:
-        async for piece in body:
-            got += piece
-    return bytes(got)
-
-
 def on_disk(scratch: Path) -> int:
     """Return how many bytes of torrents lie there."""
     return sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
