@@ -358,3 +358,22 @@ def test_refused_header(headers: dict[str, str]) -> None:
 def test_good_headers() -> None:
     """Credentials and custom headers pass."""
     check_headers({"Authorization": "Bearer x", "Cookie": "a=b; c=d", "X-Token": "tab\tand ünïcode"})
+
+
+def test_what_was_good_once_is_good_for_the_same_question_alone() -> None:
+    """Good addresses are remembered: with the port, the name and the protocol's ports they were asked for with."""
+    guard = AddressGuard(EgressSettings(allow=("files.example:8080",)))
+    asked = ("10.0.0.1", 8080, "files.example")
+    for _ in range(2):
+        guard.check_address(*asked)
+        guard.check_address("93.184.216.34", 22, "files.example", ports={22})
+    for address, port, host in (("10.0.0.1", 8080, "other.example"), ("10.0.0.1", 80, "files.example")):
+        with pytest.raises(Denied) as refused:
+            guard.check_address(address, port, host)
+        assert refused.value.reason is Reason.PRIVATE
+    for _ in range(2):
+        with pytest.raises(Denied) as refused:
+            guard.check_address("93.184.216.34", 22, "files.example")
+        assert refused.value.reason is Reason.PORT
+    with pytest.raises(Denied):
+        AddressGuard(EgressSettings()).check_address(*asked)

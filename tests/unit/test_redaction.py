@@ -1,6 +1,7 @@
 """What is taken out of a text before people see it."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -100,3 +101,36 @@ def test_time_is_linear(text: str) -> None:
     began_s = time.process_time()
     without_secrets(text)
     assert time.process_time() - began_s < 5
+
+
+@pytest.mark.parametrize("shout", [str, str.upper])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: hush",
+        "Proxy-Authorization: hush",
+        "Cookie: a; b=hush",
+        "X-Amz-Date: hush",
+        "Bearer hush",
+        "Basic hush",
+        "Digest hush",
+        "AWS4-HMAC-SHA256 hush",
+        "secret=hush",
+        "password=hush",
+        "passwd=hush",
+        "pwd=hush",
+        "token=hush",
+        "signature=hush",
+        "credential=hush",
+        "api_key=hush",
+        "access_key_id=hush",
+        "'my_token': 'hush'",
+        "of GET /a?b=hush",
+        # The long s and the Kelvin sign are an s and a k where case is ignored.
+        "\N{LATIN SMALL LETTER LONG S}ecret=hush",
+        "api\N{KELVIN SIGN}ey=hush to\N{KELVIN SIGN}en=hush",
+    ],
+)
+def test_each_kind_of_secret_is_hidden_by_itself(text: str, shout: Callable[[str], str]) -> None:
+    """Nothing else in the text tells that there is one."""
+    assert "hush" not in without_secrets(shout(text)).lower()

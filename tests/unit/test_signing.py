@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from unittest import mock
 from urllib.parse import unquote
 
-import pytest
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
@@ -13,15 +12,16 @@ from hypothesis import strategies as st
 
 from tasks.signing import Credentials, presigned_put
 
-_NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+#: Each has a key of its own, which is kept.
+_DAYS = (datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC), datetime(2026, 2, 4, 4, 5, 6, tzinfo=UTC))
 _KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=40)
 _VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=40)
 _NAMES = st.sampled_from(["Content-Type", "Content-MD5", "If-None-Match", "x-amz-meta-a", "X-Amz-Meta-B", "If-Match"])
 
 
-def _by_botocore(url: str, *, query: dict[str, str], headers: dict[str, str], token: str | None) -> str:
+def _by_botocore(url: str, *, query: dict[str, str], headers: dict[str, str], token: str | None, now: datetime) -> str:
     request = AWSRequest(method="PUT", url=url, params=query, headers=headers)
-    with mock.patch("botocore.auth.get_current_datetime", return_value=_NOW):
+    with mock.patch("botocore.auth.get_current_datetime", return_value=now):
         S3SigV4QueryAuth(BotoCredentials("id", "secret", token), "s3", "auto", expires=3600).add_auth(request)
     return str(request.url)
 
@@ -32,6 +32,7 @@ def _by_botocore(url: str, *, query: dict[str, str], headers: dict[str, str], to
     query=st.dictionaries(st.sampled_from(["uploadId", "partNumber"]), _VALUES),
     headers=st.dictionaries(_NAMES, _VALUES),
     token=st.none() | _VALUES,
+    now=st.sampled_from(_DAYS),
     base_url=st.sampled_from(
         [
             "https://bucket.s3.eu-west-1.amazonaws.com/",
@@ -43,7 +44,7 @@ def _by_botocore(url: str, *, query: dict[str, str], headers: dict[str, str], to
     ),
 )
 def test_it_is_botocores(
-    key: str, query: dict[str, str], headers: dict[str, str], token: str | None, base_url: str
+    *, key: str, query: dict[str, str], headers: dict[str, str], token: str | None, base_url: str, now: datetime
 ) -> None:
     ours = presigned_put(
         base_url,
@@ -52,12 +53,12 @@ def test_it_is_botocores(
         headers=headers,
         credentials=Credentials(access_key_id="id", secret_access_key="secret", session_token=token),
         region="auto",
-        now=_NOW,
+        now=now,
         expires_s=3600,
     )
     path, _, asked = ours.partition("?")
     assert unquote(path.removeprefix(base_url)) == key
-    theirs = _by_botocore(path, query=query, headers=headers, token=token)
+    theirs = _by_botocore(path, query=query, headers=headers, token=token, now=now)
     assert sorted(asked.split("&")) == sorted(theirs.partition("?")[2].split("&"))
 
 
@@ -65,22 +66,3 @@ def test_secrets_are_not_shown() -> None:
     shown = repr(Credentials(access_key_id="id", secret_access_key="secret", session_token="token"))
     assert "secret'" not in shown
     assert "token'" not in shown
-
-
-@pytest.mark.parametrize(("day", "other"), [(_NOW, datetime(2026, 2, 4, 4, 5, 6, tzinfo=UTC))])
-def test_each_day_has_its_key(day: datetime, other: datetime) -> None:
-    def signature(now: datetime) -> str:
-        url = presigned_put(
-            "http://127.0.0.1/b/",
-            "k",
-            query={},
-            headers={},
-            credentials=Credentials(access_key_id="id", secret_access_key="secret"),
-            region="auto",
-            now=now,
-            expires_s=60,
-        )
-        return url.rpartition("=")[2]
-
-    assert signature(day) == signature(day)
-    assert signature(day) != signature(other)
