@@ -12,7 +12,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cached_property
@@ -129,7 +129,9 @@ class _Session(aioftp.Client):
     def close(self) -> None:
         """Close all connections at once: a farewell would have to be waited for."""
         for writer in self._opened:
-            writer.transport.abort()
+            # So some Pythons (3.11.2) say that a TLS connection was closed twice already.
+            with suppress(AttributeError):
+                writer.transport.abort()
 
     def _context(self) -> ssl.SSLContext:
         """Return what the data connection is secured with: many servers want the control connection's session."""
