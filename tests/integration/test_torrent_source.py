@@ -20,7 +20,7 @@ from fetching import joined
 from inprocess import quick_settings, running_service
 from lease_bench import PART, SETTINGS, Bench, Control, Side, running
 from origin import content_bytes
-from torrent_rig import NoGuard, denied, on_disk, opened, torrents
+from torrent_rig import NoGuard, all_given_back, denied, on_disk, opened, torrents
 from torrents import PIECE, Shared, seeding, share, tracking
 
 from rayhaul import AsyncClient
@@ -225,11 +225,7 @@ async def test_scratch_goes_when_nobody_uses_it(shared: Shared, tmp_path: Path) 
             pin = await transport.probe(Link(url), None)
             await joined(opened(transport, url, pin, 0, 1_000_000))
             assert on_disk(tmp_path) >= 1_000_000
-            ends_s = time.monotonic() + 10
-            while on_disk(tmp_path) and time.monotonic() < ends_s:
-                await asyncio.sleep(0.1)
-            assert on_disk(tmp_path) == 0
-            assert transport._swarm.scratch.reserved_bytes == 0
+            await all_given_back(transport, tmp_path)
 
 
 async def test_a_disk_that_fails(shared: Shared, tmp_path: Path) -> None:
@@ -418,10 +414,7 @@ async def test_a_disk_that_is_full_in_the_middle(side: Side, tmp_path: Path) -> 
             assert (error.message, error.retryable) == ("The scratch disk of this agent has no room now.", True)
             assert (error.retry_after_s or 0) > 0
             assert control.parts, "it was in the middle"
-            async with asyncio.timeout(10):
-                while on_disk(disk / "scratch"):
-                    await asyncio.sleep(0.1)
-            assert transport._swarm.scratch.reserved_bytes == 0
+            await all_given_back(transport, disk / "scratch")
 
             ballast.unlink()
             again = Control()

@@ -52,6 +52,16 @@ def on_disk(scratch: Path) -> int:
     return sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
 
 
+async def all_given_back(transport: TorrentTransport, scratch: Path) -> None:
+    """Wait until no torrent has anything on the disk, or room reserved there. Raises: TimeoutError.
+
+    The files go before the room is free again: a wait for one of both alone may see the other one still there.
+    """
+    async with asyncio.timeout(30):
+        while on_disk(scratch) or transport._swarm.scratch.reserved_bytes:
+            await asyncio.sleep(0.05)
+
+
 class NoGuard(AddressGuard):
     def check_address(self, *_where: object, **_how: object) -> None:
         """Deny nothing."""
