@@ -17,7 +17,7 @@ import termios
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from origin_files import (
@@ -53,6 +53,11 @@ _REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 404: "Not Found", 4
 
 class _Hangup(Exception):
     """The connection ends here, on purpose."""
+
+
+class _Peer(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
 
 class Origin:
@@ -139,7 +144,7 @@ class Origin:
         number = self.connections_count
         try:
             while (request := await self._read_request(reader, number)) is not None:
-                await self._answer(request, writer)
+                await self._answer(request, _Peer(reader, writer))
         except (_Hangup, OSError, ssl.SSLError, asyncio.IncompleteReadError):
             pass
         except asyncio.CancelledError:
@@ -175,35 +180,34 @@ class Origin:
         self.requests.append(request)
         return request
 
-    async def _answer(self, request: Seen, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, request: Seen, peer: _Peer) -> None:
         if self.requests_max is not None and self.requests_under_way >= self.requests_max:
             self.refused_count += 1
-            await self._send(
-                Reply(status=429, headers=(("Retry-After", "1"),), body=b"slow down"), request, writer, None
-            )
+            await self._send(Reply(status=429, headers=(("Retry-After", "1"),), body=b"slow down"), request, peer, None)
             return
         self.requests_under_way += 1
         self.requests_under_way_max = max(self.requests_under_way_max, self.requests_under_way)
         try:
-            await self._answer_one(request, writer)
+            await self._answer_one(request, peer)
         finally:
             self.requests_under_way -= 1
 
-    async def _answer_one(self, request: Seen, writer: asyncio.StreamWriter) -> None:
+    async def _answer_one(self, request: Seen, peer: _Peer) -> None:
         file = self._files.get(request.path)
         if file is None:
-            await self._send(Reply(status=404, body=b"<html>not here</html>"), request, writer, None)
+            await self._send(Reply(status=404, body=b"<html>not here</html>"), request, peer, None)
             return
         file.gets_count += request.method == "GET"
         if file.behaviour.silent and file.strikes():
-            await self._resumed.wait()
+            await self._hold(peer)
         if file.behaviour.raw is not None:
-            writer.write(file.behaviour.raw)
-            await writer.drain()
+            peer.writer.write(file.behaviour.raw)
+            await peer.writer.drain()
             raise _Hangup
-        await self._send(plan_reply(file, request), request, writer, file)
+        await self._send(plan_reply(file, request), request, peer, file)
 
-    async def _send(self, reply: Reply, request: Seen, writer: asyncio.StreamWriter, file: File | None) -> None:
+    async def _send(self, reply: Reply, request: Seen, peer: _Peer, file: File | None) -> None:
+        writer = peer.writer
         headers = [*reply.headers, ("Date", "Wed, 08 Jan 2025 00:00:00 GMT"), ("Server", "tests")]
         match reply.framing:
             case "length":
@@ -215,20 +219,21 @@ class Origin:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
         writer.write(f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Status')}\r\n{head}\r\n".encode("latin-1"))
         if request.method != "HEAD":
-            await self._send_body(reply, writer, file)
+            await self._send_body(reply, peer, file)
         await writer.drain()
         if reply.framing in {"close", "chunked_unended"} or reply.content_length_lie:
             raise _Hangup
 
-    async def _send_body(self, reply: Reply, writer: asyncio.StreamWriter, file: File | None) -> None:
+    async def _send_body(self, reply: Reply, peer: _Peer, file: File | None) -> None:
+        writer = peer.writer
         behaviour = file.behaviour if file else Behaviour()
         sent = 0
         while True:
             if file and sent == behaviour.stall_after and not self._resumed.is_set() and file.strikes():
                 await writer.drain()
-                await self._resumed.wait()
+                await self._hold(peer)
             if file and sent == behaviour.truncate_after and sent < reply.body_bytes and file.strikes():
-                await self._cut(writer, behaviour.truncate_by)
+                await self._cut(peer, behaviour.truncate_by)
             if sent == reply.body_bytes:
                 break
             stop = _next_stop(sent, reply.body_bytes, behaviour)
@@ -246,11 +251,24 @@ class Origin:
         if reply.framing == "chunked":
             writer.write(b"0\r\n\r\n")
 
-    async def _cut(self, writer: asyncio.StreamWriter, how: Literal["fin", "rst", "ragged"]) -> None:
+    async def _hold(self, peer: _Peer) -> None:
+        """Say nothing until told to go on. Raises: _Hangup where the client has gone by then."""
+        waits = [asyncio.ensure_future(self._resumed.wait()), asyncio.ensure_future(peer.reader.read(1))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if not self._resumed.is_set():
+            raise _Hangup
+
+    async def _cut(self, peer: _Peer, how: Literal["fin", "rst", "ragged"]) -> None:
+        writer = peer.writer
         await writer.drain()
         if how == "ragged":
             writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
-            await self._resumed.wait()
+            await self._hold(peer)
         if how == "rst":
             # What was written must have been read before a reset may overtake it: wait for the kernel's queue to empty.
             sock = writer.get_extra_info("socket")
