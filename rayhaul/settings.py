@@ -119,7 +119,11 @@ class SourceSettings(_Group):
     )
     speed_window_s: float = Field(60, gt=0, description="Time over which that speed is measured, seconds.")
     probe_timeout_s: float = Field(20, gt=0, description="Longest metadata probe, redirects included, seconds.")
-    read_buffer_bytes: int = Field(256 * 1024, gt=0, description="Read buffer of one connection.")
+    read_buffer_bytes: int = Field(
+        256 * 1024,
+        gt=0,
+        description="Read buffer of one connection; the rest of a long body goes past it, at most 1 MiB ahead.",
+    )
     user_agent: str = Field("rayhaul", description="User-Agent sent to sources.")
 
 

@@ -43,6 +43,7 @@ from rayhaul.metrics import EGRESS_DENIED, SOURCE_BYTES, Meter
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings, TransferSettings
+from tasks.arriving import Arriving
 from tasks.guard import AddressGuard, Denied, check_headers
 
 _log = logging.getLogger(__name__)
@@ -155,6 +156,10 @@ class GuardedConnector(aiohttp.TCPConnector):
         token = _connecting_host.set(req.host)
         try:
             connection = await super().connect(req, traces, timeout)
+            while connection.protocol is not None and connection.protocol.should_close:
+                # While nobody asked, it brought something: that would be taken for the answer.
+                connection.close()
+                connection = await super().connect(req, traces, timeout)
         finally:
             _connecting_host.reset(token)
         try:
@@ -198,6 +203,9 @@ class Answer:
         #: Of characters that every database and JSON reader takes.
         self.headers = _readable(response.headers)
         self._meter = meter
+        self._stall_timeout_s = stall_timeout_s
+        self._arriving: Arriving | None = None
+        self._bytes_read = 0
         self._host = response.url.raw_host or ""
         #: Redirects that led here.
         self.redirects_count = 0
@@ -222,16 +230,19 @@ class Answer:
         return str(self._response.url)
 
     async def read(self) -> bytes:
-        """Return the next bytes as they arrive; empty at the body's proper end.
+        """Return the next bytes as they arrive, maybe as a read-only view; empty at the body's proper end.
 
         Raises: SourceStalled, SourceTruncated.
         """
         try:
-            piece = await self._response.content.readany()
+            piece = await (self._response.content.readany() if self._arriving is None else self._arriving.read())
         except (aiohttp.ClientError, OSError) as err:
             raise classify(err, Phase.BODY, self._host) from err
         if piece:
             self._meter.inc(SOURCE_BYTES, by=len(piece))
+            self._bytes_read += len(piece)
+            if self._arriving is None:
+                self._arriving = Arriving.of(self._response, self._bytes_read, stall_timeout_s=self._stall_timeout_s)
         elif self._was_reset() or self._was_cut():
             raise SourceTruncated
         return piece
@@ -254,6 +265,8 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back; one with an unread rest is closed."""
+        if self._arriving is not None:
+            self._arriving.give_back()
         self._response.release()
 
 
