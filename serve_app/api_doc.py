@@ -105,6 +105,8 @@ def _type(schema: Json) -> str:
             told = f"[{name}](#{name.lower()})"
         case {"anyOf": choices}:
             told = " or ".join(map(_type, choices))
+        case {"const": ""}:
+            return "empty"
         case {"const": value}:
             told = f"`{value}`"
         case {"enum": values}:

@@ -35,6 +35,10 @@ _BATCH_VALUES_MAX = 64
 #: RFC 9110's visible characters; the quotes of a Structured Fields string (RFC 8941 3.3.3) may stand around them.
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TAG = re.compile(r"([^\x00-\x20\x7f:=]{1,64})[:=]([^\x00-\x1f\x7f]{0,256})")
+_STATUS_TOLD = Query(
+    description="Only jobs in this state.",
+    json_schema_extra=lambda schema: schema["anyOf"].append({"const": "", "type": "string"}),
+)
 _TAG_TOLD = Query(description="`name:value` or `name=value`.", json_schema_extra={"pattern": f"^({_TAG.pattern})?$"})
 
 #: A form sends what was left empty: `?status=&tag=`.
@@ -102,7 +106,7 @@ async def list_jobs(
     request: Request,
     caller: Caller,
     *,
-    status: Annotated[JobStatus | None, _EMPTY_IS_NONE, Query(description="Only jobs in this state.")] = None,
+    status: Annotated[JobStatus | None, _EMPTY_IS_NONE, _STATUS_TOLD] = None,
     tag: Annotated[str | None, _EMPTY_IS_NONE, _TAG_TOLD] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
