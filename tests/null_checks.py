@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
+
 import actors.draft
 import actors.sweeping
 import rayhaul.policy.mirrors
 import rayhaul.policy.retry
+import tasks.arriving
 import tasks.bodies
 import tasks.bucket_rules
 import tasks.checksum
@@ -74,6 +77,18 @@ def _uncounted() -> None:
     setattr(tasks.bodies.CountedBody, "__init__", begin)  # noqa: B010 - mypy refuses the plain assignment
 
 
+def _any_body(response: Any, bytes_read: int, *, stall_timeout_s: float) -> Any:
+    """Take over whatever comes."""
+    library = response.connection.protocol if response.connection is not None else None
+    if library is None:
+        return None
+    arriving = tasks.arriving.Arriving(
+        library, response.content, (response.content_length or 10**6) - bytes_read, stall_timeout_s=stall_timeout_s
+    )
+    arriving._begin()
+    return arriving
+
+
 def _nothing(*_args: Any, **_more: Any) -> None:
     pass
 
@@ -105,6 +120,16 @@ NULLS = {
         "TLS ends with a close_notify",
         _is(tasks.egress.Answer, "_was_cut", lambda _self: False),
         "tests/integration/test_egress.py::test_tls_that_ends_without_saying_so",
+    ),
+    "unasked": Null(
+        "a connection that brought what nobody asked for is not used again",
+        _is(aiohttp.client_proto.ResponseHandler, "should_close", property(lambda _self: False)),
+        "tests/integration/test_arriving.py::test_bytes_that_nobody_asked_for",
+    ),
+    "taken-over": Null(
+        "only bodies of a plain announced length are taken over from the library",
+        _is(tasks.arriving.Arriving, "of", _any_body),
+        "tests/integration/test_arriving.py::test_never_taken_over",
     ),
     "coding": Null(
         "coded bodies are refused",
