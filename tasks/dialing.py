@@ -18,7 +18,7 @@ from rayhaul.errors import SourceError, SourceFailed, SourceStalled, SourceTimeo
 from rayhaul.metrics import EGRESS_DENIED, Meter
 from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings
-from tasks.egress import Phase
+from tasks.answer import Phase
 from tasks.guard import AddressGuard, Denied, Reason
 from tasks.places import Place
 

@@ -5,19 +5,17 @@ Laws of this file:
    checked on the address it is about to connect to, and every connection on the address it has, before a request is
    written to it. A name that changes its answer between two of these gains nothing.
 2. Redirects are followed here, one checked hop at a time. What the caller said is for the origin it was said to.
-3. What aiohttp, TLS and the system raise is turned into our errors in `classify`, and nowhere else.
+3. What aiohttp, TLS and the system raise is turned into our errors in `answer.classify`, and nowhere else.
 """
 
 import asyncio
 import base64
 import logging
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from enum import Enum, auto
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -26,24 +24,17 @@ import psutil
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.tracing import Trace
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 from yarl import URL
 
 from rayhaul.errors import (
-    RayhaulError,
-    SourceError,
-    SourceFailed,
     SourceRefused,
-    SourceStalled,
-    SourceTimeout,
-    SourceTruncated,
-    SourceUnreachable,
 )
-from rayhaul.metrics import EGRESS_DENIED, SOURCE_BYTES, Meter
+from rayhaul.metrics import EGRESS_DENIED, Meter
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings, TransferSettings
-from tasks.arriving import Arriving
+from tasks.answer import Answer, Phase, RefusedByGuard, classify
 from tasks.guard import AddressGuard, Denied, check_headers
 
 _log = logging.getLogger(__name__)
@@ -54,48 +45,12 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUDGETS_MAX = 1000
 #: Short, so that an answer that was good once does not stay good for long.
 _DNS_CACHE_S = 10
+#: Kept connections to an origin that turn out to be of no use, before it is given up.
+_CONNECTIONS_TRIED_MAX = 8
 #: The host of the request that is being connected; socket factories are told addresses only.
 _connecting_host: ContextVar[str] = ContextVar("rayhaul_egress_host", default="")
 #: Where the connector puts the TLS session of the request under way: aiohttp may have let go of it by the headers.
 _tls_sessions: ContextVar[list[ssl.SSLObject]] = ContextVar("rayhaul_egress_tls")
-
-
-class Phase(Enum):
-    """How far an exchange was when it failed."""
-
-    HEADERS = auto()
-    BODY = auto()
-
-
-class _Refused(OSError):
-    """A denial in the shape that passes through aiohttp's connector."""
-
-    def __init__(self, denied: Denied) -> None:
-        self.denied = denied
-        super().__init__("refused by the egress guard")
-
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
-#: What goes wrong before the headers are in; the first match counts. The subclasses stand before their bases.
-_BEFORE_HEADERS: tuple[tuple[type[Exception], type[SourceError], str], ...] = (
-    (TimeoutError, SourceTimeout, "{host} did not answer in time."),
-    (aiohttp.ClientConnectorDNSError, SourceUnreachable, "The name {host} cannot be resolved."),
-    (aiohttp.ClientConnectorCertificateError, SourceUnreachable, "The TLS certificate of {host} is not valid."),
-    (aiohttp.ClientSSLError, SourceUnreachable, "The TLS handshake with {host} failed."),
-    (aiohttp.ClientResponseError, SourceFailed, "{host} does not speak proper HTTP."),
-    (Exception, SourceUnreachable, "The connection to {host} failed."),
-)
-
-
-def classify(error: Exception, phase: Phase, host: str) -> RayhaulError:
-    """Return what an exception of aiohttp, TLS or the system means to us."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, _Refused):
-        return cause.denied
-    if phase is Phase.BODY:
-        return SourceStalled() if isinstance(error, TimeoutError) else SourceTruncated()
-    meaning, text = next((meaning, text) for kind, meaning, text in _BEFORE_HEADERS if isinstance(error, kind))
-    return meaning(text.format(host=host))
 
 
 class GuardedResolver(AbstractResolver):
@@ -117,7 +72,7 @@ class GuardedResolver(AbstractResolver):
             for record in records:
                 self._guard.check_address(record["host"], port, host)
         except Denied as denied:
-            raise _Refused(denied) from None
+            raise RefusedByGuard(denied) from None
         return records
 
     async def close(self) -> None:
@@ -144,7 +99,7 @@ class GuardedConnector(aiohttp.TCPConnector):
         try:
             self._guard.check_address(str(address[0]), int(address[1]), _connecting_host.get())
         except Denied as denied:
-            raise _Refused(denied) from None
+            raise RefusedByGuard(denied) from None
         return socket.socket(family, kind, proto)
 
     async def connect(
@@ -156,10 +111,15 @@ class GuardedConnector(aiohttp.TCPConnector):
         token = _connecting_host.set(req.host)
         try:
             connection = await super().connect(req, traces, timeout)
-            while connection.protocol is not None and connection.protocol.should_close:
+            for _ in range(_CONNECTIONS_TRIED_MAX):
+                if connection.protocol is None or not connection.protocol.should_close:
+                    break
                 # While nobody asked, it brought something: that would be taken for the answer.
                 connection.close()
                 connection = await super().connect(req, traces, timeout)
+            else:
+                connection.close()
+                raise aiohttp.ClientConnectionError("each connection brings what nobody asked for")
         finally:
             _connecting_host.reset(token)
         try:
@@ -174,100 +134,6 @@ class GuardedConnector(aiohttp.TCPConnector):
             connection.close()
             raise
         return connection
-
-
-def _readable(headers: CIMultiDictProxy[str]) -> CIMultiDictProxy[str]:
-    """Return the headers with what is not UTF-8 read as ISO-8859-1 (RFC 9110 5.5); aiohttp leaves half surrogates."""
-    if not any(_SURROGATES.search(value) for value in headers.values()):
-        return headers
-    return CIMultiDictProxy(
-        CIMultiDict(
-            (name, value.encode("utf-8", "surrogateescape").decode("latin-1") if _SURROGATES.search(value) else value)
-            for name, value in headers.items()
-        )
-    )
-
-
-class Answer:
-    """A response whose headers are in. The body is read piece by piece and never decoded."""
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        meter: Meter,
-        *,
-        stall_timeout_s: float,
-        tls: ssl.SSLObject | None = None,
-    ) -> None:
-        self._response = response
-        #: Of characters that every database and JSON reader takes.
-        self.headers = _readable(response.headers)
-        self._meter = meter
-        self._stall_timeout_s = stall_timeout_s
-        self._arriving: Arriving | None = None
-        self._bytes_read = 0
-        self._host = response.url.raw_host or ""
-        #: Redirects that led here.
-        self.redirects_count = 0
-        # None where the whole body is in already.
-        protocol = response.connection.protocol if response.connection else None
-        if protocol is not None:
-            # From here on the limit is the silence between two pieces.
-            protocol.read_timeout = stall_timeout_s
-            protocol.start_timeout()
-        # Kept only while the connection cannot pass to another request: a body that ends by closing it.
-        has_end = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
-        self._protocol = None if has_end else protocol
-        self._tls = None if has_end else tls
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def final_url(self) -> str:
-        """The URL that answered, after redirects, without user info."""
-        return str(self._response.url)
-
-    async def read(self) -> bytes:
-        """Return the next bytes as they arrive, maybe as a read-only view; empty at the body's proper end.
-
-        Raises: SourceStalled, SourceTruncated.
-        """
-        try:
-            piece = await (self._response.content.readany() if self._arriving is None else self._arriving.read())
-        except (aiohttp.ClientError, OSError) as err:
-            raise classify(err, Phase.BODY, self._host) from err
-        if piece:
-            self._meter.inc(SOURCE_BYTES, by=len(piece))
-            self._bytes_read += len(piece)
-            if self._arriving is None:
-                self._arriving = Arriving.of(self._response, self._bytes_read, stall_timeout_s=self._stall_timeout_s)
-        elif self._was_reset() or self._was_cut():
-            raise SourceTruncated
-        return piece
-
-    def _was_reset(self) -> bool:
-        # aiohttp takes a reset for the end of a body that has neither length nor chunks. RFC 9112 8: it is incomplete.
-        error = self._protocol.exception() if self._protocol is not None else None
-        return isinstance(error, aiohttp.ClientOSError)
-
-    def _was_cut(self) -> bool:
-        # Only a close_notify ends TLS properly (RFC 9112 9.8); without it the next read would wait for more.
-        if self._tls is None:
-            return False
-        try:
-            return self._tls.read(1) != b""
-        except ssl.SSLZeroReturnError:
-            return False
-        except ssl.SSLError:
-            return True
-
-    def close(self) -> None:
-        """Give the connection back; one with an unread rest is closed."""
-        if self._arriving is not None:
-            self._arriving.give_back()
-        self._response.release()
 
 
 class GuardedClient:

@@ -25,7 +25,8 @@ from rayhaul.policy import webhook
 from rayhaul.redaction import redacted
 from rayhaul.settings import WebhookSettings
 from rayhaul.wire import timestamp
-from tasks.egress import Answer, GuardedClient
+from tasks.answer import Answer
+from tasks.egress import GuardedClient
 from tasks.source import EXPIRED
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from rayhaul.errors import SourceTimeout, SourceTooLarge
 from rayhaul.job import Metadata
 from rayhaul.policy.naming import clean, filename_of
 from tasks import digests
-from tasks.egress import Answer, GuardedClient
+from tasks.answer import Answer
+from tasks.egress import GuardedClient
 from tasks.links import Link
 from tasks.source import (
     ContentRange,

@@ -33,9 +33,9 @@ from rayhaul.errors import (
 )
 from rayhaul.job import Metadata
 from tasks import dialing
+from tasks.answer import Phase
 from tasks.bodies import CountedBody
 from tasks.dialing import Dialer
-from tasks.egress import Phase
 from tasks.links import Link
 from tasks.openings import SessionTransport, is_strong, metadata_of
 from tasks.places import PORTS, Place

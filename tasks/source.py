@@ -37,8 +37,9 @@ from rayhaul.errors import (
 from rayhaul.job import Metadata
 from rayhaul.policy.retry import RETRY_AFTER_S_MAX
 from tasks import digests
+from tasks.answer import Answer
 from tasks.digests import Digest
-from tasks.egress import Answer, GuardedClient
+from tasks.egress import GuardedClient
 from tasks.speed import SpeedWatch
 
 _CONTENT_RANGE = re.compile(r"bytes[ =]+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII | re.IGNORECASE)

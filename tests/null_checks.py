@@ -14,6 +14,7 @@ import actors.draft
 import actors.sweeping
 import rayhaul.policy.mirrors
 import rayhaul.policy.retry
+import tasks.answer
 import tasks.arriving
 import tasks.bodies
 import tasks.bucket_rules
@@ -113,12 +114,12 @@ NULLS = {
     "length": Null("a body must have its length", _unbounded, "tests/integration/test_source.py::test_bad_whole"),
     "reset": Null(
         "a reset does not end a body",
-        _is(tasks.egress.Answer, "_was_reset", lambda _self: False),
+        _is(tasks.answer.Answer, "_was_reset", lambda _self: False),
         "tests/integration/test_source.py::test_unknown_length_needs_a_proper_end",
     ),
     "close-notify": Null(
         "TLS ends with a close_notify",
-        _is(tasks.egress.Answer, "_was_cut", lambda _self: False),
+        _is(tasks.answer.Answer, "_was_cut", lambda _self: False),
         "tests/integration/test_egress.py::test_tls_that_ends_without_saying_so",
     ),
     "unasked": Null(

@@ -13,15 +13,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from authority import certificates
 from origin import content_bytes
 from raw_source import Peer, RawSource
 
-from rayhaul.errors import SourceStalled, SourceTimeout, SourceTruncated
+from rayhaul.errors import SourceStalled, SourceTimeout, SourceTruncated, SourceUnreachable
 from rayhaul.metrics import SOURCE_BYTES, Meter
 from rayhaul.settings import EgressSettings, SourceSettings
+from tasks.answer import Answer
 from tasks.arriving import PIECE_BYTES_MAX, REST_BYTES_MIN, Arriving
-from tasks.egress import Answer, GuardedClient
+from tasks.egress import GuardedClient
 
 _MIB = 1024 * 1024
 _SEED = 11
@@ -275,6 +277,18 @@ def test_bytes_that_nobody_asked_for(rig: Rig, surplus: bytes) -> None:
 
     rig.run(script, task)
     assert len(rig.taken) == 1
+
+
+def test_connections_that_all_bring_something(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source of which no connection can be used is given up, and not connected to over and over."""
+    monkeypatch.setattr(ResponseHandler, "should_close", property(lambda _self: True))
+
+    async def task(client: GuardedClient, source: RawSource) -> None:
+        with pytest.raises(SourceUnreachable):
+            await fetched(client, source)
+        assert 1 < len(source.peers) <= 10
+
+    rig.run(Peer.wait_left, task)
 
 
 # --- how it ends otherwise ---

@@ -8,8 +8,8 @@ import pytest
 
 from rayhaul.errors import SourceTruncated
 from tasks import arriving as module
+from tasks.answer import Phase, classify
 from tasks.arriving import PIECE_BYTES_MAX, REST_BYTES_MIN, Arriving
-from tasks.egress import Phase, classify
 
 
 class _Transport:
