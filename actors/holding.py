@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
 from tasks.mirrors import AT_GATE
 from tasks.pace import Rate
+from tasks.rooms import AT_MEMORY
 from tasks.stripe import Stripe
 
 
@@ -73,9 +74,9 @@ class Held:
     def do(self, what: str, now_s: float) -> None:
         """Note what is being done. Completing the upload moves no bytes, and begins with fresh patience.
 
-        Nor does a lease that waits for a connection: nothing is wrong with it.
+        Nor does a lease that waits for a connection, or for memory: nothing is wrong with it.
         """
-        if what == COMMITTING != self.doing or what == AT_GATE:
+        if what == COMMITTING != self.doing or what in {AT_GATE, AT_MEMORY}:
             self.moved_at_s = now_s
         self.doing = what
 

@@ -1,14 +1,62 @@
-"""How many bytes may stand in memory at once."""
+"""How many bytes may stand in memory at once.
+
+Laws of this file:
+1. What is held never exceeds `bytes_max`.
+2. Bytes are granted as they are needed, and only while all who hold any could still be served to their end, one after
+   the other (Dijkstra's banker). So a slow one holds what it has got, not what it will need; and nobody waits for ever
+   for somebody who waits for him.
+3. Who came first is served first, but for those who would end a possible order: they do not hold up the others.
+"""
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+
+#: Of one grant: a claim holds at most so much more than it has bytes for.
+STEP_BYTES = 1024 * 1024
+
+
+class Claim:
+    """Memory for one buffer, which grows with it; to be released, whatever became of the buffer."""
+
+    def __init__(self, budget: "ByteBudget", wanted_bytes: int) -> None:
+        self._budget = budget
+        #: The most that it may ever hold. Of more than the whole budget only that is counted: it is then had alone.
+        self.wanted_bytes = min(wanted_bytes, budget.bytes_max)
+        self.held_bytes = 0
+
+    @property
+    def missing_bytes(self) -> int:
+        return self.wanted_bytes - self.held_bytes
+
+    def has_room(self, bytes_count: int) -> bool:
+        """Whether a buffer of so many bytes fits already."""
+        return min(bytes_count, self.wanted_bytes) <= self.held_bytes
+
+    @property
+    def may_step(self) -> bool:
+        """Whether `step` would not have to wait."""
+        return self._budget.may_grant(self, self._step_bytes)
+
+    async def step(self) -> None:
+        """Wait until the claim has some of what is missing."""
+        await self._budget.grant(self, self._step_bytes)
+
+    @property
+    def _step_bytes(self) -> int:
+        return min(STEP_BYTES, self.missing_bytes)
+
+    def settle(self) -> None:
+        """Say that the buffer is whole: it will not grow any more."""
+        self._budget.settle(self)
+
+    def release(self) -> None:
+        self._budget.release(self)
 
 
 class ByteBudget:
-    """Memory for buffers, shared by all leases of an agent. Who came first is served first.
+    """Memory for buffers, shared by all leases of an agent.
 
-    Whoever holds bytes must be able to give them back without acquiring more; that rules out a deadlock.
+    Whoever holds a whole buffer must be able to give it back without another claim; that rules out a deadlock.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -17,46 +65,70 @@ class ByteBudget:
         self.used_bytes = 0
         #: The most that ever were in use.
         self.peak_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        #: Those that hold something.
+        self._claims: set[Claim] = set()
+        self._waiting: deque[tuple[Claim, int, asyncio.Future[None]]] = deque()
 
-    async def acquire(self, wanted_bytes: int) -> int:
-        """Wait until the bytes are free and return how many to release later.
+    def claim(self, wanted_bytes: int) -> Claim:
+        return Claim(self, wanted_bytes)
 
-        More than the whole budget is granted as the whole budget: it is then had alone.
-        """
-        granted = min(wanted_bytes, self.bytes_max)
-        if not self._waiting and self.used_bytes + granted <= self.bytes_max:
-            self._take(granted)
-            return granted
+    def may_grant(self, claim: Claim, step_bytes: int) -> bool:
+        return not self._waiting and self._is_safe(claim, step_bytes)
+
+    async def grant(self, claim: Claim, step_bytes: int) -> None:
+        """Wait until so many bytes more are the claim's."""
+        if self.may_grant(claim, step_bytes):
+            self._take(claim, step_bytes)
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (granted, turn)
-        self._waiting.append(waiter)
+        self._waiting.append((claim, step_bytes, turn))
+        self._serve()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                with suppress(ValueError):  # `_serve` may have dropped it already
-                    self._waiting.remove(waiter)
-                self._serve()
-            else:
-                self.release(granted)
+            # What was granted by then is the claim's, and released with it.
+            turn.cancel()
+            self._serve()
             raise
-        return granted
 
-    def release(self, granted_bytes: int) -> None:
-        """Give back what `acquire` returned."""
-        self.used_bytes -= granted_bytes
-        assert self.used_bytes >= 0, "released more than was acquired"
+    def settle(self, claim: Claim) -> None:
+        claim.wanted_bytes = claim.held_bytes
+        self._serve()
+
+    def release(self, claim: Claim) -> None:
+        self.used_bytes -= claim.held_bytes
+        claim.held_bytes = 0
+        self._claims.discard(claim)
         self._serve()
 
     def _serve(self) -> None:
-        while self._waiting and self.used_bytes + self._waiting[0][0] <= self.bytes_max:
-            granted, turn = self._waiting.popleft()
-            if turn.cancelled():
+        waiting, self._waiting = self._waiting, deque()
+        for claim, step_bytes, turn in waiting:
+            if turn.done():
                 continue
-            self._take(granted)
-            turn.set_result(None)
+            if self._is_safe(claim, step_bytes):
+                self._take(claim, step_bytes)
+                turn.set_result(None)
+            else:
+                self._waiting.append((claim, step_bytes, turn))
 
-    def _take(self, granted: int) -> None:
-        self.used_bytes += granted
+    def _is_safe(self, claim: Claim, step_bytes: int) -> bool:
+        """Whether all who would hold bytes after this grant could be served to their end, one after the other."""
+        free_bytes = self.bytes_max - self.used_bytes - step_bytes
+        if free_bytes < 0:
+            return False
+        others = [(other.missing_bytes, other.held_bytes) for other in self._claims if other is not claim]
+        # Who needs the least first: where any order is possible, this one is.
+        for missing_bytes, held_bytes in sorted(
+            [*others, (claim.missing_bytes - step_bytes, claim.held_bytes + step_bytes)]
+        ):
+            if missing_bytes > free_bytes:
+                return False
+            free_bytes += held_bytes
+        return True
+
+    def _take(self, claim: Claim, step_bytes: int) -> None:
+        claim.held_bytes += step_bytes
+        self._claims.add(claim)
+        self.used_bytes += step_bytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)

@@ -5,7 +5,9 @@ Laws of this file:
 2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
 3. A range streams straight into its part. Only what has to be hashed in order, comes without a length, or goes up in
    one PUT is held in memory; all of that within `memory`, and at most two parts of one lease. After a pause of the
-   source that let an upload idle, each connection reads its part before it sends it, within `memory` as well.
+   source that let an upload idle, each connection reads its part before it sends it, within `memory` as well. So does
+   one whose part is tried again: a source that fails on costs the store no more uploads, a failing store the source no
+   more reads.
 """
 
 import asyncio
@@ -26,7 +28,7 @@ from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
 from tasks.bucket_rules import StoredRange
-from tasks.budget import ByteBudget
+from tasks.budget import ByteBudget, Claim
 from tasks.checksum import Checksum, Hasher
 from tasks.copying import CopyUnknown
 from tasks.dedupe import copied
@@ -36,6 +38,7 @@ from tasks.intake import Intake, Reading, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.links import Refresh
 from tasks.pace import Line, Pace
+from tasks.rooms import Rooms
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
 from tasks.stripe import Stripe
@@ -108,7 +111,7 @@ async def transfer(
     except BaseExceptionGroup as group:
         raise _weightiest(group) from group
     finally:
-        running.free_all()
+        running.rooms.free_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +119,27 @@ class _Part:
     """Bytes of a part in memory, and what they hold of the budget."""
 
     data: bytearray
-    granted_bytes: int
+    room: Claim
     is_last: bool
     #: Which of the job's sources brought it.
     source: int
+
+
+@dataclass(slots=True)
+class _Range:
+    """What becomes a part, over all tries."""
+
+    reading: Reading
+    number: int
+    first_byte: int
+    end_byte: int
+    tries_count: int = 0
+    #: What was read before it is sent, until the store has it.
+    ahead: _Part | None = None
+
+    @property
+    def bytes_count(self) -> int:
+        return self.end_byte - self.first_byte
 
 
 class _Transfer:
@@ -147,8 +167,7 @@ class _Transfer:
         self._put_idle_s_max = settings.put_idle_s_max
         #: Whether parts are read into memory before they are sent.
         self._reads_ahead = False
-        self._memory = memory
-        self._held_bytes = 0
+        self.rooms = Rooms(memory, control)
         #: Bytes of parts that were read, and so count as progress, but are not in the store yet.
         self._unplaced_bytes = 0
         self._expected = expected
@@ -176,7 +195,7 @@ class _Transfer:
         self._upload.forget_parts()
         self._control.progress(-self._unplaced_bytes)
         self._unplaced_bytes = 0
-        self.free_all()
+        self.rooms.free_all()
         self._hasher = self._hasher.fresh()
         return await self._in_one_stream()
 
@@ -205,10 +224,11 @@ class _Transfer:
             # Else all of them would have begun with a source that may be the slowest.
             await self._intake.looked()
         while (number := self._stripe.take()) is not None:
-            reading = self._intake.reading()
-            await self._tries.again(
-                partial(self._stream, reading, number, *byte_range(plan, number)), counts=reading.counts
-            )
+            wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
+            try:
+                await self._tries.again(partial(self._bring, wanted), counts=wanted.reading.counts)
+            finally:
+                self._drop(wanted)
 
     def _keep_whole(self) -> None:
         """Give nothing up from now on. Raises: SourceFailed where others have parts of the file already."""
@@ -216,17 +236,18 @@ class _Transfer:
             raise SourceFailed("The source does not serve ranges here; others go on with it.")
         self._stripe.fix()
 
-    async def _stream(self, reading: Reading, number: int, first_byte: int, end_byte: int) -> None:
-        with child("part", attributes={"part": number, "bytes": end_byte - first_byte}):
-            if self._reads_ahead:
-                await self._send_ahead(reading, number, first_byte, end_byte)
+    async def _bring(self, wanted: _Range) -> None:
+        wanted.tries_count += 1
+        with child("part", attributes={"part": wanted.number, "bytes": wanted.bytes_count}):
+            if await self._copied(wanted.number, wanted.first_byte, wanted.end_byte):
                 return
-            if await self._copied(number, first_byte, end_byte):
+            if self._reads_ahead or wanted.tries_count > 1:
+                await self._send_ahead(wanted)
                 return
             try:
-                async with reading.range(first_byte, end_byte) as body:
+                async with wanted.reading.range(wanted.first_byte, wanted.end_byte) as body:
                     steady = Steady(body, self._put_idle_s_max)
-                    await self._upload.send(number, end_byte - first_byte, steady, source=reading.source)
+                    await self._upload.send(wanted.number, wanted.bytes_count, steady, source=wanted.reading.source)
             except UploadIdle:
                 _log.info("the source makes an upload idle: parts are read before they are sent")
                 self._reads_ahead = True
@@ -247,17 +268,26 @@ class _Transfer:
             return False
         return True
 
-    async def _send_ahead(self, reading: Reading, number: int, first_byte: int, end_byte: int) -> None:
-        granted_bytes = await self._hold(end_byte - first_byte)
-        try:
-            data = await self._fetch_range(reading, first_byte, end_byte)
+    async def _send_ahead(self, wanted: _Range) -> None:
+        if wanted.ahead is None:
+            room = self.rooms.room(wanted.bytes_count)
             try:
-                await self._upload.send(number, len(data), data, source=reading.source)
+                data = await self._fetch_range(wanted.reading, wanted.first_byte, wanted.end_byte, room)
             except BaseException:
-                self._control.progress(-len(data))
+                self.rooms.free(room)
                 raise
-        finally:
-            self._free(granted_bytes)
+            wanted.ahead = _Part(data, room, is_last=False, source=wanted.reading.source)
+        part = wanted.ahead
+        await self._upload.send(wanted.number, len(part.data), part.data, source=part.source)
+        wanted.ahead = None
+        self.rooms.free(part.room)
+
+    def _drop(self, wanted: _Range) -> None:
+        """Let go of what was read and did not reach the store: it counted as progress."""
+        if wanted.ahead is not None:
+            self._control.progress(-len(wanted.ahead.data))
+            self.rooms.free(wanted.ahead.room)
+            wanted.ahead = None
 
     async def _in_order(self, plan: PartPlan) -> JobResult:
         """Fetch ranges one after the other, hash them, and send each while the next one comes."""
@@ -288,10 +318,10 @@ class _Transfer:
 
     async def _in_one_put(self, size_bytes: int) -> JobResult:
         self._keep_whole()
-        granted_bytes = await self._hold(size_bytes)
+        room = self.rooms.room(size_bytes)
         reading = self._intake.reading()
-        data = await self._tries.again(partial(self._fetch_whole, reading), counts=reading.counts)
-        return await self._put(_Part(data, granted_bytes, is_last=True, source=reading.source))
+        data = await self._tries.again(partial(self._fetch_whole, reading, room), counts=reading.counts)
+        return await self._put(_Part(data, room, is_last=True, source=reading.source))
 
     # --- parts in memory ---
 
@@ -299,7 +329,7 @@ class _Transfer:
         await self._hash(part.data)
         self._hasher.check()
         result = await self._upload.put(part.data, sha256=self._hasher.sha256, source=part.source)
-        self._free(part.granted_bytes)
+        self.rooms.free(part.room)
         return result
 
     async def _place_all(self, parts: AsyncIterator[_Part], first: _Part | None = None) -> int:
@@ -332,49 +362,51 @@ class _Transfer:
                 sending = partial(self._upload.send, number, len(part.data), part.data, source=part.source)
                 await self._tries.again(sending)
         self._unplaced_bytes -= len(part.data)
-        self._free(part.granted_bytes)
+        self.rooms.free(part.room)
 
     async def _fetched(self, plan: PartPlan) -> AsyncGenerator[_Part, None]:
         assert plan.parts_count is not None
         for number in range(1, plan.parts_count + 1):
             first_byte, end_byte = byte_range(plan, number)
-            granted_bytes = await self._hold(end_byte - first_byte)
+            room = self.rooms.room(end_byte - first_byte)
             reading = self._intake.reading()
-            fetching = partial(self._fetch_range, reading, first_byte, end_byte)
+            fetching = partial(self._fetch_range, reading, first_byte, end_byte, room)
             data = await self._tries.again(fetching, counts=reading.counts)
-            yield self._read(data, granted_bytes, is_last=number == plan.parts_count, source=reading.source)
+            yield self._read(data, room, is_last=number == plan.parts_count, source=reading.source)
 
     async def _cut(self, body: AsyncIterator[bytes], source: int) -> AsyncGenerator[_Part, None]:
         """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""
         part_bytes = self._order.part_bytes
         size_bytes = 0
-        granted_bytes, data = await self._hold(part_bytes), bytearray()
+        room, data = self.rooms.room(part_bytes), bytearray()
         async for piece in body:
             size_bytes += len(piece)
             self._check_size(size_bytes)
             rest = memoryview(piece)
             while rest:
                 if len(data) == part_bytes:
-                    yield self._read(data, granted_bytes, is_last=False, source=source)
-                    granted_bytes, data = await self._hold(part_bytes), bytearray()
+                    yield self._read(data, room, is_last=False, source=source)
+                    room, data = self.rooms.room(part_bytes), bytearray()
                 taken = rest[: part_bytes - len(data)]
+                await self.rooms.grow(room, len(data) + len(taken))
                 data += taken
                 rest = rest[len(taken) :]
-        yield self._read(data, granted_bytes, is_last=True, source=source)
+        yield self._read(data, room, is_last=True, source=source)
 
-    def _read(self, data: bytearray, granted_bytes: int, *, is_last: bool, source: int) -> _Part:
+    def _read(self, data: bytearray, room: Claim, *, is_last: bool, source: int) -> _Part:
+        room.settle()
         self._unplaced_bytes += len(data)
-        return _Part(data, granted_bytes, is_last, source)
+        return _Part(data, room, is_last, source)
 
-    async def _fetch_range(self, reading: Reading, first_byte: int, end_byte: int) -> bytearray:
+    async def _fetch_range(self, reading: Reading, first_byte: int, end_byte: int, room: Claim) -> bytearray:
         with child("read", Kind.CLIENT, {"bytes": end_byte - first_byte}):
             async with reading.range(first_byte, end_byte) as body:
-                return await _joined(body)
+                return await self.rooms.joined(body, room)
 
-    async def _fetch_whole(self, reading: Reading) -> bytearray:
+    async def _fetch_whole(self, reading: Reading, room: Claim) -> bytearray:
         with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):
             async with reading.whole() as body:
-                return await _joined(body)
+                return await self.rooms.joined(body, room)
 
     async def _hash(self, data: bytearray) -> None:
         if self._needs_order:
@@ -385,26 +417,6 @@ class _Transfer:
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._size_bytes_max:
             raise SourceTooLarge(f"The file has more than {self._size_bytes_max} bytes.")
-
-    async def _hold(self, bytes_count: int) -> int:
-        granted_bytes = await self._memory.acquire(bytes_count)
-        self._held_bytes += granted_bytes
-        return granted_bytes
-
-    def _free(self, granted_bytes: int) -> None:
-        self._held_bytes -= granted_bytes
-        self._memory.release(granted_bytes)
-
-    def free_all(self) -> None:
-        """Give back what a transfer that ended early still held."""
-        self._free(self._held_bytes)
-
-
-async def _joined(body: AsyncIterator[bytes]) -> bytearray:
-    data = bytearray()
-    async for piece in body:
-        data += piece
-    return data
 
 
 def _weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:

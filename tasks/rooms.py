@@ -1,0 +1,65 @@
+"""Memory of one lease for what it has to hold, within what its agent has.
+
+Laws of this file:
+1. Memory is had as bytes come, never before: a source that is slow holds up nobody.
+2. Who waits for memory says so, and that counts as no standstill: nothing is wrong with its source.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from tasks.budget import ByteBudget, Claim
+from tasks.lease_control import LeaseControl
+
+#: What a lease does that waits: others of its agent have the memory.
+AT_MEMORY = "waiting for memory"
+#: Well below the time after which a lease without progress is given up.
+_TELL_EVERY_S = 5.0
+
+
+class Rooms:
+    def __init__(self, memory: ByteBudget, control: LeaseControl) -> None:
+        self._memory = memory
+        self._control = control
+        self._rooms: set[Claim] = set()
+
+    def room(self, bytes_count: int) -> Claim:
+        """Return a claim to so many bytes, of which it has none yet; `free` it, or `free_all` at the end."""
+        room = self._memory.claim(bytes_count)
+        self._rooms.add(room)
+        return room
+
+    def free(self, room: Claim) -> None:
+        self._rooms.discard(room)
+        room.release()
+
+    def free_all(self) -> None:
+        for room in [*self._rooms]:
+            self.free(room)
+
+    async def joined(self, body: AsyncIterator[bytes], room: Claim) -> bytearray:
+        """Read a body to its end."""
+        data = bytearray()
+        async for piece in body:
+            await self.grow(room, len(data) + len(piece))
+            data += piece
+        return data
+
+    async def grow(self, room: Claim, bytes_count: int) -> None:
+        """Have room for a buffer of so many bytes."""
+        while not room.has_room(bytes_count):
+            if room.may_step:
+                await room.step()
+            else:
+                await self._wait(room)
+
+    async def _wait(self, room: Claim) -> None:
+        stepping = asyncio.ensure_future(room.step())
+        try:
+            while not stepping.done():
+                self._control.doing(AT_MEMORY)
+                await asyncio.wait([stepping], timeout=_TELL_EVERY_S)
+            await stepping
+        finally:
+            stepping.cancel()
+        self._control.doing("moving bytes")
