@@ -46,8 +46,10 @@ class Keyring:
         self._note_use = note_use
         self._keep_s = keep_s
         self._clock = clock
-        #: By key id: the record (None: there is no such key) and until when it is believed, Unix seconds.
+        #: By key id: the record (None: there is no such key) and until when it is believed, Unix seconds. What nobody
+        #: has is remembered apart, so that it pushes out no key.
         self._known: dict[str, tuple[ApiKey | None, float]] = {}
+        self._unknown: dict[str, tuple[ApiKey | None, float]] = {}
         #: When the use of a key was last noted from here.
         self._noted: dict[str, datetime] = {}
         self._noting: set[asyncio.Task[None]] = set()
@@ -55,7 +57,7 @@ class Keyring:
     async def key(self, authorization: str | None, admit: Callable[[], None] | None = None) -> ApiKey:
         """Return the key that the `Authorization` header holds (RFC 6750 2.1).
 
-        `admit` is called before the ledger is asked for a key that is not remembered.
+        `admit` is called before the ledger is asked for a key that was never found in it.
 
         Raises: Unauthorized; Unavailable; what `admit` raises.
         """
@@ -74,18 +76,20 @@ class Keyring:
     def forget(self, key_id: str) -> None:
         """Read the key anew next time: it was changed here."""
         self._known.pop(key_id, None)
+        self._unknown.pop(key_id, None)
 
     async def _record(self, key_id: str, admit: Callable[[], None] | None) -> ApiKey | None:
-        known = self._known.get(key_id)
+        known = self._known.get(key_id) or self._unknown.get(key_id)
         if known is not None and self._clock() < known[1]:
             return known[0]
-        if admit is not None:
+        if admit is not None and key_id not in self._known:
             admit()
         record = await self._ledger.key(key_id)
-        self._known.pop(key_id, None)
-        self._known[key_id] = (record, self._clock() + self._keep_s)
-        if len(self._known) > _KEYS_MAX:
-            del self._known[next(iter(self._known))]
+        self.forget(key_id)
+        kept = self._known if record is not None else self._unknown
+        kept[key_id] = (record, self._clock() + self._keep_s)
+        if len(kept) > _KEYS_MAX:
+            del kept[next(iter(kept))]
         return record
 
     def _used(self, record: ApiKey, now: datetime) -> None:

@@ -29,8 +29,9 @@ from serve_app.replica import PathId, Replica, replica_of
 routes = APIRouter(tags=["events"])
 
 #: What a client waits before it comes back.
-_PREAMBLE = b"retry: 3000\n\n"
-_HEARTBEAT = b": still here\n\n"
+#: No blank lines: some clients take one for an event of nothing.
+_PREAMBLE = b"retry: 3000\n"
+_HEARTBEAT = b": still here\n"
 #: A client that takes nothing for so long is cut off; it resumes by id.
 _SEND_TIMEOUT_S = 10.0
 #: Events written at once: whoever does not read has no more than that waiting for it in the server's memory.

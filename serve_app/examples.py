@@ -402,7 +402,7 @@ BY_PARAMETER: Mapping[str, Any] = {
 }
 
 EVENTS_TEXT = (
-    f"retry: 3000\n\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
+    f"retry: 3000\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
 )
 METRICS_TEXT = (
     "# HELP rayhaul_queue_depth Jobs that wait.\n# TYPE rayhaul_queue_depth gauge\n"

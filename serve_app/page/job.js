@@ -10,7 +10,7 @@ const ADVICE = {
   source: "The origin is the cause: see whether the link still works, then retry.",
   sink: "The bucket is the cause: the operators are told; retry when it is well again.",
   caller: "The request is the cause: change it and ask again.",
-  cluster: "The cluster is the cause: retry, and tell the operators if it happens again.",
+  us: "The cluster is the cause: retry, and tell the operators if it happens again.",
 };
 const WORDS = {
   created: "Asked for", metadata: "Looked at", started: "Download began", uploading: "All parts are there; completing and verifying",

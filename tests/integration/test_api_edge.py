@@ -120,6 +120,10 @@ async def test_an_address_with_too_many_wrong_keys_has_no_more_of_them_looked_up
     spread = [(await ask(stranger(), f"2001:db8::{n}")).status_code for n in range(1, 9)]
     assert spread == [401] * 6 + [429] * 2
     assert (await strict.http.get("/jobs", headers={"Authorization": "Bearer nonsense"})).status_code == 401
+    # A key that was good is looked up again when it has been remembered long enough, whatever its neighbours do.
+    strict.clock.offset_s = 6
+    assert (await ask(stranger(), "203.0.113.9")).status_code == 429
+    assert (await ask(known, "203.0.113.9")).status_code == 200
 
 
 async def test_each_replica_grants_its_share(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import Request
+from httpx_sse import aconnect_sse
 from plane import Site, api_settings, listening, site_at
 from streams import PATIENCE_S, stream
 
@@ -107,6 +108,22 @@ async def test_a_client_that_has_it_all_is_told_to_stop(site: Site) -> None:
     assert (answer.status_code, answer.content) == (204, b"")
     async with stream(site.http, path, **site.auth["alice"], **{"Last-Event-ID": str(seqs[-2])}) as told:
         assert [event.event for event in await told.rest()] == ["completed"]
+
+
+async def test_a_client_that_others_wrote(site: Site, http: httpx.AsyncClient) -> None:
+    """httpx-sse reads a stream that is cut, comes back with its last id, and is told when there is no more."""
+    job_id = await site.submit()
+    path, auth = f"/jobs/{job_id}/events", site.auth["alice"]
+    async with aconnect_sse(http, "GET", path, headers=auth) as source:
+        first = await anext(source.aiter_sse())
+    assert (first.event, first.retry) == ("created", 3000)
+    assert first.json()["jobId"] == job_id
+    await site.plane.complete(job_id)
+    async with aconnect_sse(http, "GET", path, headers={**auth, "Last-Event-ID": first.id}) as source:
+        rest = [told async for told in source.aiter_sse()]
+    assert [told.event for told in rest] == ["metadata", "started", "uploading", "completed"]
+    async with aconnect_sse(http, "GET", path, headers={**auth, "Last-Event-ID": rest[-1].id}) as source:
+        assert source.response.status_code == 204
 
 
 @pytest.mark.parametrize("offered", ["", "nonsense", "-1", "9" * 30, "999999", "1.5", "١"])

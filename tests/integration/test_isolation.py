@@ -217,6 +217,21 @@ def test_the_table_has_every_route(site: Site) -> None:
     assert {(m, r.path or "") for r in routes for m in (r.methods or set()) - {"HEAD"}} == set(ROUTES)
 
 
+async def test_the_document_has_every_route(site: Site) -> None:
+    """What the OpenAPI document tells is what there is, but for the page's own files and itself."""
+    paths = (await site.http.get("/openapi.json")).json()["paths"]
+    told = {(method.upper(), path) for path, operations in paths.items() for method in operations}
+    untold = {("GET", "/"), ("GET", "/page/{name}"), ("GET", "/openapi.json")}
+    assert told == set(ROUTES) - untold
+
+
+def test_the_figures_are_true() -> None:
+    """As many routes and callers as SECURITY.md says."""
+    callers = (*STRANGERS, *USERS, *OPERATORS)
+    told = (Path(__file__).parents[2] / "SECURITY.md").read_text()
+    assert f"{len(ROUTES)} routes for {len(callers)} callers" in told
+
+
 async def test_open_routes_are_open(site: Site) -> None:
     """Whoever asks, and whatever key is sent along."""
     for route in of_kind(Kind.OPEN):

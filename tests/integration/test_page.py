@@ -8,6 +8,8 @@ import httpx
 import pytest
 from plane import Site, listening, site_at
 
+from rayhaul.errors import Fault
+
 PAGE = {"X-Rayhaul-Page": "1"}
 JOB = {"url": "https://files.example/data.bin"}
 
@@ -27,6 +29,13 @@ async def browser(site: Site) -> AsyncIterator[httpx.AsyncClient]:
 
 def key_of(site: Site, user: str) -> str:
     return site.auth[user]["Authorization"].partition(" ")[2]
+
+
+async def test_every_fault_has_advice(browser: httpx.AsyncClient) -> None:
+    """Whoever's fault a failure is, the page says what to do."""
+    script = (await browser.get("/page/job.js")).text
+    advice = script[script.index("const ADVICE = {") : script.index("};")]
+    assert set(re.findall(r"^  (\w+): ", advice, re.MULTILINE)) == set(Fault)
 
 
 async def test_the_files(browser: httpx.AsyncClient) -> None:
