@@ -9,16 +9,13 @@ from typing import Protocol, TypeVar
 from rayhaul.errors import ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
-from rayhaul.policy.retry import RetryBudget, wait_s
+from rayhaul.policy.retry import HELD_WAIT_S_MAX, RetryBudget, wait_s
 from rayhaul.settings import TransferSettings
 from tasks.source import RangeIgnored
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-#: Longest wait within a lease.
-_WAIT_S_MAX = 60.0
 
 #: Another try within the lease cannot cure these: the source is another file, or the upload or the lease is gone.
 ENDS_LEASE = (ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
@@ -124,7 +121,7 @@ class Tries:
         budget = self._sink_budget if isinstance(error, SinkError) else self._source_budget
         backoff_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
         delay_s = max(backoff_s, budget.take(asyncio.get_running_loop().time()))
-        if delay_s > _WAIT_S_MAX:
+        if delay_s > HELD_WAIT_S_MAX:
             # So long a wait needs no slot: the job waits in the queue.
             raise error
         return delay_s

@@ -1,11 +1,11 @@
 """Bytes on their way, compared with the hashes of the pieces they lie in."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 from rayhaul.job import Metadata
+from tasks.hashing import hashed
 from tasks.links import Link
 from tasks.metalink import Pieces
 from tasks.source import CorruptBody
@@ -37,7 +37,7 @@ async def checked(
     held = b""
     async for data in body:
         if len(data) > _HASH_INLINE_BYTES_MAX:
-            await asyncio.to_thread(comparison.update, data)
+            await hashed(comparison.update, data)
         else:
             comparison.update(data)
         wanted = data[max(0, first_byte - position) : max(0, end_byte - position)]

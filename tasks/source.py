@@ -40,6 +40,7 @@ from tasks import digests
 from tasks.answer import Answer
 from tasks.digests import Digest
 from tasks.egress import GuardedClient
+from tasks.hashing import hashed
 from tasks.speed import SpeedWatch
 
 _CONTENT_RANGE = re.compile(r"bytes[ =]+(\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII | re.IGNORECASE)
@@ -200,7 +201,7 @@ class _Body:
         if self._hash is None or self._digest is None:
             return
         if len(piece) > _HASH_INLINE_BYTES_MAX:
-            await asyncio.to_thread(self._hash.update, piece)
+            await hashed(self._hash.update, piece)
         else:
             self._hash.update(piece)
         if self._bytes_read == self._bytes_expected or not piece:

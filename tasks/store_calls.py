@@ -28,7 +28,7 @@ from multidict import CIMultiDict
 
 from rayhaul.errors import SinkBusy, SinkError, SinkRefused, UploadLost
 from rayhaul.metrics import SINK_REQUESTS, SINK_RETRIES_EXHAUSTED, Meter
-from rayhaul.policy.retry import RetryBudget, wait_s
+from rayhaul.policy.retry import HELD_WAIT_S_MAX, RetryBudget, wait_s
 from rayhaul.settings import S3Settings, TransferSettings
 from tasks.signing import Credentials, presigned_put
 from tasks.source import retry_after_s
@@ -227,7 +227,7 @@ class StoreCalls:
             raise refusal.error from refusal
 
     async def call(self, operation: str, call: Callable[[], T]) -> T:
-        """Make a control call, again and again where that may help. Raises: Refusal."""
+        """Make a control call, again and again where that may help, soon. Raises: Refusal."""
         attempt = 0
         while True:
             attempt += 1
@@ -241,12 +241,15 @@ class StoreCalls:
                 if attempt >= self._retries.part_attempts_max:
                     self._meter.inc(SINK_RETRIES_EXHAUSTED)
                     raise refusal from err
+                backoff_s = wait_s(refusal.error.failure(), attempt=attempt, settings=self._retries, rng=self._rng)
+                delay_s = max(backoff_s, self.budget.take(asyncio.get_running_loop().time()))
+                if delay_s > HELD_WAIT_S_MAX:
+                    raise refusal from err
             else:
                 self._meter.inc(SINK_REQUESTS, operation, "ok")
                 self.budget.succeeded()
                 return answer
-            backoff_s = wait_s(refusal.error.failure(), attempt=attempt, settings=self._retries, rng=self._rng)
-            await asyncio.sleep(max(backoff_s, self.budget.take(asyncio.get_running_loop().time())))
+            await asyncio.sleep(delay_s)
 
 
 def _refusal(operation: str, err: ClientError | BotoCoreError) -> Refusal:

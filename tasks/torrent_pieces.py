@@ -24,6 +24,7 @@ from rayhaul.errors import (
     SourceStalled,
     SourceUnreachable,
 )
+from tasks.hashing import hashed
 from tasks.magnet import TRACKERS_MAX, Magnet
 from tasks.scratch import no_room
 
@@ -145,7 +146,7 @@ class Torrent:
         info = self.info
         if info is None or not info.info_hashes().has_v1():
             return
-        digest = await asyncio.to_thread(lambda: hashlib.sha1(data, usedforsecurity=False).digest())
+        digest = await hashed(lambda: hashlib.sha1(data, usedforsecurity=False).digest())
         if digest != info.hash_for_piece(index):
             raise ChecksumMismatch("A piece of the torrent is not on the scratch disk as it came.")
 

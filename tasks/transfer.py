@@ -34,6 +34,7 @@ from tasks.copying import CopyUnknown
 from tasks.dedupe import copied
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
+from tasks.hashing import hashed
 from tasks.intake import Intake, Reading, Steady, UploadIdle
 from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
 from tasks.links import Refresh
@@ -410,7 +411,7 @@ class _Transfer:
 
     async def _hash(self, data: bytearray) -> None:
         if self._needs_order:
-            await asyncio.to_thread(self._hasher.update, data)
+            await hashed(self._hasher.update, data)
 
     # --- bounds ---
 

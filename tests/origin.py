@@ -272,7 +272,7 @@ class Origin:
         if how == "rst":
             # What was written must have been read before a reset may overtake it: wait for the kernel's queue to empty.
             sock = writer.get_extra_info("socket")
-            while _unsent_bytes(sock):
+            while sock.fileno() >= 0 and _unsent_bytes(sock):
                 await asyncio.sleep(0.001)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()

@@ -9,6 +9,8 @@ from rayhaul.settings import TransferSettings
 
 #: A source that asks for more than this is asked again anyway: an hour keeps a job from sleeping for days.
 RETRY_AFTER_S_MAX = 3600.0
+#: Longest wait of who holds a slot meanwhile; for a longer one the job waits in the queue.
+HELD_WAIT_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -404,6 +405,21 @@ async def test_retry_after_is_passed_on(far: Sink, proxy: StoreProxy, key: str) 
     with pytest.raises(SinkBusy) as caught:
         await far.put_part(key, "upload", 1, 3, b"abc")
     assert caught.value.failure().retry_after_s == 7
+
+
+async def test_retry_after_of_a_call_is_waited_for(far: Sink, proxy: StoreProxy, key: str) -> None:
+    """Where it is short; a long one is told at once, for whoever waits holds a slot."""
+    began_s = time.monotonic()
+    proxy.fail("create", Fault(status=503, code="SlowDown", headers={"Retry-After": "1"}))
+    await far.abort(key, await create(far, key))
+    assert time.monotonic() - began_s >= 1
+    proxy.fail("create", Fault(status=503, code="SlowDown", headers={"Retry-After": "3000"}))
+    asked = proxy.count("create")
+    async with asyncio.timeout(20):
+        with pytest.raises(SinkBusy) as caught:
+            await create(far, key)
+    assert caught.value.failure().retry_after_s == 3000
+    assert proxy.count("create") == asked + 1
 
 
 async def test_calls_are_tried_again(far: Sink, proxy: StoreProxy, meter: Meter, key: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -476,6 +477,19 @@ async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm:
     if control.session is not None:
         await bench.abort(control)
     assert bench.memory.peak_bytes <= 2 * PART
+
+
+async def test_hashing_waits_for_nobody_s_names(bench: Bench) -> None:
+    """With all threads of the loop stuck, as in names that nobody resolves, a checksum is computed all the same."""
+    order = replace(await bench.order(3 * PART), checksum=checksum_of("sha256", 3 * PART))
+    is_over = threading.Event()
+    stuck = [asyncio.get_running_loop().run_in_executor(None, is_over.wait) for _ in range(64)]
+    try:
+        async with asyncio.timeout(30):
+            await bench.check(order, await bench.run(order), 3 * PART)
+    finally:
+        is_over.set()
+        await asyncio.gather(*stuck)
 
 
 async def test_a_liar_is_caught_by_the_checksum(bench: Bench) -> None:
