@@ -86,13 +86,9 @@ soak: $(VENV)/.dev ## SOAK_S seconds (1800) under a random mix of origin and sto
 	$(BIN)/python tests/soak/soak.py
 
 bench: $(VENV)/.dev ## what it costs, measured on this machine; writes bench/results/*.json and prints tables
-	$(BIN)/python -m bench.scheduler
-	$(BIN)/python -m bench.ledger
-	$(BIN)/python -m bench.moving
-	$(BIN)/python -m bench.small_files
-	$(BIN)/python -m bench.stripes
-	$(BIN)/python -m bench.api
-	$(BIN)/python -m bench.streams
+	@failed=; for name in scheduler ledger moving small_files stripes api streams; do \
+	  $(BIN)/python -m bench.$$name || failed="$$failed $$name"; done; \
+	  [ -z "$$failed" ] || { echo "did not run:$$failed"; exit 1; }
 
 simulate: $(VENV)/.dev ## replay loads against the scaling policy; writes bench/results/scaling
 	$(BIN)/python -m bench.scaling

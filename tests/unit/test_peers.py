@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import peers
+from bench import moving, peers
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +21,23 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rclone_comes_with_the_extra() -> None:
     """It stands beside the interpreter."""
     assert peers.rclone()
+
+
+@pytest.mark.parametrize(("wall_s", "is_met"), [(8.0, True), (10.0, False)])
+def test_a_verdict_is_by_the_best_peer(wall_s: float, is_met: bool) -> None:  # noqa: FBT001 - a case
+    """Of each sink, by wall and CPU."""
+    rows = [
+        {"sink": "seaweedfs", "way": moving.RAYHAUL, "wallS": wall_s, "cpuSPerGib": 1.5},
+        {"sink": "seaweedfs", "way": "a", "wallS": 10.0, "cpuSPerGib": 6.0},
+        {"sink": "seaweedfs", "way": "b", "wallS": 20.0, "cpuSPerGib": 3.0},
+    ]
+    (told,) = moving.against_best(rows)
+    assert (told["wall"], told["cpu"], told["isMet"]) == (wall_s / 10, 0.5, is_met)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "is_met"), [(20.2, 21.0, True), (20.0, 60.0, False), (155.0, 156.0, False), (1.0, 2.5, True)]
+)
+def test_memory_is_little_and_the_same(small: float, large: float, is_met: bool) -> None:  # noqa: FBT001 - a case
+    """A file of eight times the size takes no more, but for noise."""
+    assert moving.memory_verdict(207, {"1 GiB": small, "8 GiB": large})["isMet"] is is_met
