@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,11 @@ async def test_the_bucket_s_own_rule(s3: S3Settings) -> None:
         for _ in range(2):
             await far.ensure_abort_rule(s3.prefix, 7)
         assert 1 <= proxy.count("lifecycle") <= 2
+        read = partial(far.calls.client.get_bucket_lifecycle_configuration, Bucket=far.bucket)
+        (rule,) = (await asyncio.to_thread(read))["Rules"]
+        assert (rule["Status"], rule["Filter"]) == ("Enabled", {"Prefix": s3.prefix})
+        assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+        assert not {"Expiration", "NoncurrentVersionExpiration"} & rule.keys(), "no object goes by it"
         assert await far.head(f"{s3.prefix}x") is not None
         (upload,) = await far.list_uploads(f"{s3.prefix}open")
         assert upload.upload_id == upload_id

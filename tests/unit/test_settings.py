@@ -50,6 +50,18 @@ def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "hush" not in repr(Settings())
 
 
+def test_what_is_on_where_nobody_says_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Five tries, a sweep every ten minutes, limits for the first byte, for silence and for the least speed."""
+    monkeypatch.chdir(tmp_path)
+    settings = Settings()
+    assert settings.transfer.part_attempts_max == 5
+    assert settings.sweep.interval_s == 600
+    source = settings.source
+    assert 0 < source.first_byte_timeout_s <= 120
+    assert 0 < source.stall_timeout_s <= 120
+    assert source.speed_bytes_per_s_min > 0
+
+
 def test_document_is_fresh() -> None:
     """docs/settings.md is what the model says (`make docs`)."""
     assert (ROOT / "docs/settings.md").read_text() == settings_table()
