@@ -38,11 +38,36 @@ const NAMES = [
   "cancelled", "deadlettered",
 ];
 
-// The browser comes back by itself, with the id of the last event it has.
-export function follow(path, onEvent, onState) {
-  const source = new EventSource(path);
-  for (const name of NAMES) source.addEventListener(name, (message) => onEvent(JSON.parse(message.data)));
-  source.onopen = () => onState?.(true);
-  source.onerror = () => onState?.(false);
-  return () => source.close();
+const REOPEN_MS = 3000;
+
+// The browser comes back by itself when a stream ends, with the id of the last event it has. It does not where it is
+// answered no stream (HTML 9.2.3, "fail the connection"): after 429, 502 or 503 a new one is opened, with the id in the
+// query as it sends no header. After 204 all was told, which `isOver` knows; a retry begins it again.
+export function follow(path, onEvent, { onState, isOver } = {}) {
+  let source = null;
+  let timer = null;
+  let last = "";
+
+  function open() {
+    source = new EventSource(last ? `${path}?last_event_id=${last}` : path);
+    for (const name of NAMES) source.addEventListener(name, (message) => {
+      last = message.lastEventId || last;
+      onEvent(JSON.parse(message.data));
+    });
+    source.onopen = () => onState?.(true);
+    source.onerror = () => {
+      onState?.(false);
+      if (source.readyState === EventSource.CLOSED) later();
+    };
+  }
+
+  function later() {
+    timer = setTimeout(() => (isOver?.() ? later() : open()), REOPEN_MS * (0.5 + Math.random()));
+  }
+
+  open();
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
 }

@@ -17,6 +17,7 @@ const WORDS = {
   completed: "Completed and verified", failed: "Failed", requeued: "Handed back to the queue", paused: "Paused", resumed: "Resumed",
   cancelled: "Cancelled", deadlettered: "Put with the dead letters",
 };
+const ENDS = ["completed", "failed", "cancelled", "deadlettered"];
 const ACTIONS = [
   ["Pause", "pause", (job) => ["queued", "downloading"].includes(job.status)],
   ["Resume", "resume", (job) => job.status === "paused"],
@@ -32,6 +33,7 @@ export async function jobView(session, id) {
   const history = el("ol", { class: "timeline" });
   const buttons = el("div", { class: "row actions" });
   const seen = new Set();
+  let isTold = false;
 
   function draw() {
     const { progress: now } = job;
@@ -87,6 +89,7 @@ export async function jobView(session, id) {
   function tell(event) {
     if (seen.has(event.seq)) return;
     seen.add(event.seq);
+    isTold = ENDS.includes(event.event);
     const { agent, code, message, attempt } = event.payload;
     const more = [attempt ? `attempt ${attempt}` : "", agent, code, message].filter(Boolean).join(" · ");
     history.append(el("li", {}, el("time", { datetime: event.ts }, clock(event.ts)), el("strong", {}, WORDS[event.event] ?? event.event), more ? el("span", { class: "hint" }, ` ${more}`) : ""));
@@ -100,6 +103,10 @@ export async function jobView(session, id) {
       return;
     }
     tell(event);
+    await read();
+  }
+
+  async function read() {
     job = await get(`/jobs/${id}`).catch(() => job);
     draw();
     drawMap(map, job, []);
@@ -107,7 +114,7 @@ export async function jobView(session, id) {
 
   draw();
   drawMap(map, job, []);
-  const stop = follow(`/jobs/${id}/events`, onEvent);
+  const stop = follow(`/jobs/${id}/events`, onEvent, { onState: (isOpen) => isOpen || isFinal(job) || read(), isOver: () => isTold && isFinal(job) });
   const timer = session.role === "operator" ? setInterval(async () => {
     if (isFinal(job) || document.hidden) return;
     const state = await get(`/internal/jobs/${id}/state`).catch(() => null);

@@ -85,7 +85,7 @@ export async function jobsView(session) {
       return;
     }
     dirty.add(event.jobId);
-    pending ??= setTimeout(refresh, 150);
+    pending ??= setTimeout(() => refresh(), 150);
   }
 
   // Drawn once a frame, however many events came.
@@ -98,12 +98,12 @@ export async function jobsView(session) {
     waiting.add(known);
   }
 
-  async function refresh() {
-    const ids = [...dirty];
+  async function refresh(isWhole = false) {
+    const ids = isWhole ? [...rows.keys()] : [...dirty];
     dirty = new Set();
     pending = null;
     try {
-      if (ids.length > ONE_BY_ONE_MAX) {
+      if (isWhole || ids.length > ONE_BY_ONE_MAX) {
         const query = new URLSearchParams({ limit: PAGE });
         if (filter.value) query.set("status", filter.value);
         const page = await get(`/jobs?${query}`);
@@ -119,10 +119,18 @@ export async function jobsView(session) {
     }
   }
 
+  // A stream that comes back without the id of an event begins at now: what was missed is read.
+  let wasBroken = false;
+  function onState(isOpen) {
+    notice(isOpen ? "" : "Live updates were interrupted; trying again.");
+    if (isOpen && wasBroken) refresh(true);
+    wasBroken = !isOpen;
+  }
+
   filter.addEventListener("change", () => load(true));
   more.addEventListener("click", () => load(false));
   await load(true);
-  const stop = follow("/events", onEvent, (isOpen) => notice(isOpen ? "" : "Live updates were interrupted; trying again."));
+  const stop = follow("/events", onEvent, { onState });
   const content = el("div", {}, el("h1", {}, "Jobs"), session.scopes.includes("write") ? addForm() : null,
     el("div", { class: "row filter" }, el("div", {}, el("label", { for: "filter" }, "Show"), filter)), list, empty, more);
   return { content, stop: () => { stop(); clearTimeout(pending); } };

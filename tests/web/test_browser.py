@@ -1,5 +1,6 @@
 """The page in a real Chromium, over the real API and the small plane: what a person does, and what they hear of it."""
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from plane import Site, listening, site_at
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, Route, async_playwright, expect
 
-from rayhaul.errors import SourceBusy
+from rayhaul.errors import Internal, SourceBusy
+from rayhaul.job import JobEvent
 from rayhaul.ledger.base import Viewer
 
 CHROMIUM = shutil.which("chromium")
@@ -127,6 +129,42 @@ async def test_dead_letters_are_replayed(site: Site, page: Page) -> None:
     await page.get_by_role("button", name="Replay data.bin").click()
     await expect(page.get_by_text("None: no job has run out of attempts.")).to_be_visible()
     assert (await site.ledger.job(Viewer("alice"), job_id)).dead_lettered_at is None
+
+
+async def test_what_to_do_about_a_failure(site: Site, page: Page) -> None:
+    """It is said beside the reason, also where the fault is ours."""
+    job_id = await site.submit("alice")
+    await site.plane.bury(job_id, Internal("a part was lost on the way").failure())
+    await sign_in(page, site)
+    await page.get_by_role("link", name="data.bin").click()
+    problem = page.get_by_role("alert")
+    await expect(problem).to_contain_text("internal a part was lost on the way")
+    await expect(problem).to_contain_text("tell the operators if it happens again")
+    await check_accessible(page)
+
+
+@pytest.mark.parametrize("view", ["the list", "the job"])
+async def test_live_updates_come_back(site: Site, page: Page, view: str) -> None:
+    """The stream ends, and the first that is asked for in its place is refused: what happened meanwhile is shown."""
+    asked: list[str] = []
+
+    async def refuse_once(route: Route, request: Request) -> None:
+        asked.append(request.url)
+        # The first is the one that ends.
+        await (route.fulfill(status=503) if len(asked) == 2 else route.continue_())
+
+    job_id = await site.submit("alice")
+    await page.route(re.compile(r"/events(\?|$)" if view == "the list" else rf"/jobs/{job_id}/events"), refuse_once)
+    await sign_in(page, site)
+    await page.get_by_role("link", name="data.bin").click(trial=view == "the list")
+    await site.plane.move(job_id, JobEvent.PAUSED)
+    await expect(page.get_by_text("paused", exact=True).and_(page.locator(".status"))).to_be_visible()
+    site.app.state.replica.feed.close()
+    await site.plane.move(job_id, JobEvent.CANCELLED)
+    await expect(page.get_by_text("cancelled", exact=True).and_(page.locator(".status"))).to_be_visible()
+    if view == "the job":
+        await expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
+    assert "last_event_id=" in asked[2]
 
 
 async def test_views_for_operators(site: Site, page: Page) -> None:
