@@ -53,20 +53,33 @@ export const deadView = (session) => polled("Dead letters", async (again) => {
       el("button", { type: "button", "aria-label": `Delete ${nameOf(job)}`, onclick: act(() => ask("DELETE", `/dlq/${job.id}`), again) }, "Delete")] : ""))))];
 });
 
-export const agentsView = () => polled("Agents", async (again) => {
-  const { agents } = await get("/agents");
-  if (!agents.length) return [el("p", { class: "hint" }, "No agent reports yet.")];
-  return [table("Agents", [["Agent"], ["State"], ["Capacity"], ["Slots", "number"], ["Speed", "number wide"], ["Heard", "number wide"], ["Actions"]], agents.map((agent) => el("tr", {},
-    cell(agent.agent), cell([status(agent.unfit ? "unfit" : agent.state), agent.unfit ? el("span", { class: "hint" }, ` ${agent.unfit}`) : ""]),
-    cell([bar(`Capacity of ${agent.agent} in use`, agent.capacityPct, 100), el("span", { class: "hint" }, ` ${Math.round(agent.capacityPct)} %`)]),
-    cell(`${agent.slotsUsed} of ${agent.slots}`, "number"), cell(rate(agent.bytesPerSecond), "number wide"), cell(`${span(agent.heartbeatAgeSeconds)} ago`, "number wide"),
-    cell(agent.state === "online" ? el("button", { type: "button", "aria-label": `Drain ${agent.agent}`, onclick: act(() => post(`/agents/${encodeURIComponent(agent.agent)}/drain`), again) }, "Drain") : ""))))];
-});
-
 const absent = (error) => {
   if (error.status === 404) return null;
   throw error;
 };
+
+export const agentsView = () => polled("Agents", async (again) => {
+  const [{ agents }, scaling] = await Promise.all([get("/agents"), get("/scaling?limit=20").catch(absent)]);
+  return [agents.length ? table("Agents", [["Agent"], ["State"], ["Capacity"], ["Slots", "number"], ["Speed", "number wide"], ["Heard", "number wide"], ["Actions"]], agents.map((agent) => el("tr", {},
+    cell(agent.agent), cell([status(agent.unfit ? "unfit" : agent.state), agent.unfit ? el("span", { class: "hint" }, ` ${agent.unfit}`) : ""]),
+    cell([bar(`Capacity of ${agent.agent} in use`, agent.capacityPct, 100), el("span", { class: "hint" }, ` ${Math.round(agent.capacityPct)} %`)]),
+    cell(`${agent.slotsUsed} of ${agent.slots}`, "number"), cell(rate(agent.bytesPerSecond), "number wide"), cell(`${span(agent.heartbeatAgeSeconds)} ago`, "number wide"),
+    cell(agent.state === "online" ? el("button", { type: "button", "aria-label": `Drain ${agent.agent}`, onclick: act(() => post(`/agents/${encodeURIComponent(agent.agent)}/drain`), again) }, "Drain") : "")))) : el("p", { class: "hint" }, "No agent reports yet."),
+    el("h2", {}, "Scaling decisions"), scaled(scaling)];
+});
+
+function scaled(scaling) {
+  if (!scaling) return el("p", { class: "hint" }, "This release does not tell of scaling decisions.");
+  if (!scaling.decisions.length) return el("p", { class: "hint" }, "None yet.");
+  return table("Scaling decisions", [["When"], ["Agents there", "number"], ["Wanted", "number"], ["Why"], ["Load", "number"], ["Jobs waiting", "number wide"]], scaling.decisions.map((one) => el("tr", {},
+    cell(moment(one.ts)), cell([String(one.online), coming(one)], "number"), cell(String(one.wanted), "number"), cell(one.reason.replaceAll("_", " ")),
+    cell(one.loadPct === null ? "" : `${Math.round(one.loadPct)} %`, "number"), cell(String(one.jobsWaiting), "number wide"))));
+}
+
+function coming({ pending, draining }) {
+  const more = [pending ? `${pending} coming` : "", draining ? `${draining} leaving` : ""].filter(Boolean).join(", ");
+  return more ? el("span", { class: "hint" }, ` (${more})`) : null;
+}
 
 export const hostsView = () => polled("Hosts", async () => {
   const found = await get("/hosts").catch(absent);

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -11,8 +12,8 @@ from plane import Site, listening, site_at
 from playwright.async_api import Browser, Page, Request, Route, async_playwright, expect
 
 from rayhaul.errors import Internal, SourceBusy
-from rayhaul.job import JobEvent
-from rayhaul.ledger.base import Viewer
+from rayhaul.job import JobEvent, utc
+from rayhaul.ledger.base import Batch, ScalingRecord, Viewer
 
 CHROMIUM = shutil.which("chromium")
 #: Without these it looks for its maker's servers (peter.sh/experiments/chromium-command-line-switches).
@@ -181,6 +182,25 @@ async def test_views_for_operators(site: Site, page: Page) -> None:
         await page.get_by_role("link", name=view).click()
         await expect(page.get_by_role("heading", name=view, level=1)).to_be_visible()
         await check_accessible(page)
+
+
+async def test_scaling_decisions_are_shown(site: Site, page: Page) -> None:
+    """What was wanted, from how many agents, and why: the newest first."""
+    facts: dict[str, Any] = {"draining": 0, "load_pct": 91.4, "jobs_waiting": 7}
+    made = [
+        ScalingRecord(ts=utc(1_790_000_000), reason="out", wanted=3, online=1, pending=0, **facts),
+        ScalingRecord(ts=utc(1_790_000_060), reason="node_late", wanted=2, online=1, pending=2, **facts),
+    ]
+    await site.ledger.commit(Batch(scaling=made))
+    await sign_in(page, site, "olga")
+    await page.get_by_role("link", name="Agents").click()
+    rows = page.get_by_role("table", name="Scaling decisions").get_by_role("row")
+    await expect(rows).to_have_count(3)
+    await expect(rows.nth(1).get_by_role("cell")).to_have_text(
+        [re.compile("2026"), "1 (2 coming)", "2", "node late", "91 %", "7"]
+    )
+    await expect(rows.nth(2).get_by_role("cell")).to_have_text([re.compile("2026"), "1", "3", "out", "91 %", "7"])
+    await check_accessible(page)
 
 
 async def test_a_phone_in_the_dark(site: Site, browser: Browser) -> None:
