@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="on the disk to use")
     arguments = parser.parse_args()
     settings = {**_SETTINGS, "RAYHAUL_API__SSE_STREAMS_MAX": str(2 * arguments.streams)}
+    settings["RAYHAUL_API__SSE_STREAMS_PER_USER_MAX"] = settings["RAYHAUL_API__SSE_STREAMS_MAX"]
     with (
         tempfile.TemporaryDirectory(prefix=".bench-", dir=arguments.directory) as name,
         mute_origin() as origin,

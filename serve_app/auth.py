@@ -26,6 +26,8 @@ from serve_app.visit import visit_of
 
 #: Keys remembered at once; the longest known goes first.
 _KEYS_MAX = 4096
+#: Looks at once for keys that were never found: who makes keys up waits for others of the kind, nobody else does.
+_STRANGERS_MAX = 4
 #: A use is noted when the last one noted is older than this.
 USE_NOTED_EVERY = timedelta(minutes=10)
 
@@ -50,6 +52,7 @@ class Keyring:
         #: has is remembered apart, so that it pushes out no key.
         self._known: dict[str, tuple[ApiKey | None, float]] = {}
         self._unknown: dict[str, tuple[ApiKey | None, float]] = {}
+        self._strangers = asyncio.Semaphore(_STRANGERS_MAX)
         #: When the use of a key was last noted from here.
         self._noted: dict[str, datetime] = {}
         self._noting: set[asyncio.Task[None]] = set()
@@ -82,9 +85,13 @@ class Keyring:
         known = self._known.get(key_id) or self._unknown.get(key_id)
         if known is not None and self._clock() < known[1]:
             return known[0]
-        if admit is not None and key_id not in self._known:
-            admit()
-        record = await self._ledger.key(key_id)
+        if key_id in self._known:
+            record = await self._ledger.key(key_id)
+        else:
+            if admit is not None:
+                admit()
+            async with self._strangers:
+                record = await self._ledger.key(key_id)
         self.forget(key_id)
         kept = self._known if record is not None else self._unknown
         kept[key_id] = (record, self._clock() + self._keep_s)

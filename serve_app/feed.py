@@ -10,7 +10,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -149,18 +149,21 @@ class Feed:
         self._clock = clock
         self._starting = asyncio.Lock()
         self._tail: _Tail | None = None
-        self._streams = 0
+        #: Open streams by user.
+        self._streams: Counter[str] = Counter()
         self._reading = asyncio.Semaphore(_READERS_MAX)
 
     @asynccontextmanager
     async def listen(self, viewer: Viewer, job_id: str | None = None) -> AsyncIterator[Listener]:
         """Yield a listener to the events of one job, or of all that the viewer may see.
 
-        Raises: RateLimited where the replica has as many streams as it takes; Unavailable.
+        Raises: RateLimited where the replica, or this user on it, has as many streams as it takes; Unavailable.
         """
-        if self._streams >= self._settings.sse_streams_max:
+        if self._streams.total() >= self._settings.sse_streams_max:
             raise RateLimited("too many event streams are open", retry_after_s=_BUSY_RETRY_S)
-        self._count(+1)
+        if self._streams[viewer.user_id] >= self._settings.sse_streams_per_user_max:
+            raise RateLimited("too many event streams of this user are open", retry_after_s=_BUSY_RETRY_S)
+        self._count(viewer, +1)
         try:
             listener = Listener(viewer, job_id)
             tail = await self._join(listener)
@@ -169,7 +172,7 @@ class Feed:
             finally:
                 await self._leave(tail, listener)
         finally:
-            self._count(-1)
+            self._count(viewer, -1)
 
     async def page(self, viewer: Viewer, after: int, job_id: str | None) -> Sequence[Message]:
         """Return the next events that stand in the ledger, at most PAGE_EVENTS. Raises: Unavailable."""
@@ -197,9 +200,11 @@ class Feed:
                 self._tail = None
             await tail.stop()
 
-    def _count(self, change: int) -> None:
-        self._streams += change
-        self._meter.set(SSE_CONNECTIONS, self._streams)
+    def _count(self, viewer: Viewer, change: int) -> None:
+        self._streams[viewer.user_id] += change
+        # Users who have none are not kept.
+        self._streams = +self._streams
+        self._meter.set(SSE_CONNECTIONS, self._streams.total())
 
 
 class _Tail:

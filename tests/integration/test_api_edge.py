@@ -1,5 +1,6 @@
 """The API's edge: rate limits and their headers, what is too much of anything, and knobs that are not the client's."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from plane import Site, api_settings, site_at
 
 from rayhaul import keys
 from rayhaul.job import utc
-from rayhaul.ledger.base import Role
+from rayhaul.ledger.base import ApiKey, Role
 from serve_app.edge import HEADER_BYTES_MAX, HEADERS_MAX, TARGET_BYTES_MAX
 
 
@@ -124,6 +125,38 @@ async def test_an_address_with_too_many_wrong_keys_has_no_more_of_them_looked_up
     strict.clock.offset_s = 6
     assert (await ask(stranger(), "203.0.113.9")).status_code == 429
     assert (await ask(known, "203.0.113.9")).status_code == 200
+
+
+async def test_keys_that_are_made_up_are_looked_up_a_few_at_a_time(site: Site) -> None:
+    """Where no proxy tells addresses too; a key in use does not stand in their line."""
+    assert (await get(site)).status_code == 200
+    looking, most = 0, 0
+    full, release = asyncio.Event(), asyncio.Event()
+    known = site.auth["alice"]["Authorization"].split("_")[2]
+
+    async def slow(key_id: str) -> ApiKey | None:
+        nonlocal looking, most
+        if key_id != known:
+            looking += 1
+            most = max(most, looking)
+            if looking == 4:
+                full.set()
+            await release.wait()
+            looking -= 1
+        return await site.ledger.key(key_id)
+
+    site.ledger_seam.instead["key"] = slow
+    made_up = [
+        asyncio.create_task(site.http.get("/jobs", headers={"Authorization": f"Bearer {stranger()}"}))
+        for _ in range(12)
+    ]
+    async with asyncio.timeout(20):
+        await full.wait()
+        assert (await get(site)).status_code == 200
+        release.set()
+        answers = await asyncio.gather(*made_up)
+    assert [answer.status_code for answer in answers] == [401] * 12
+    assert most == 4
 
 
 async def test_each_replica_grants_its_share(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from answers import check_problem
 from fastapi import Request
 from httpx_sse import aconnect_sse
 from plane import Site, api_settings, listening, site_at
@@ -357,6 +358,51 @@ async def test_a_replica_has_only_so_many_streams(tmp_path: Path) -> None:
         await until(lambda: streams_open(site) == 1)
         async with stream(http, "/events", **site.auth["bob"]):
             assert streams_open(site) == 2
+
+
+async def test_a_user_has_only_so_many_streams(tmp_path: Path) -> None:
+    """Beyond `sse_streams_per_user_max`: 429 for that user, on any path; others get theirs."""
+    async with (
+        site_at(tmp_path, api_settings(sse_streams_max=9, sse_streams_per_user_max=2)) as site,
+        listening(site.app) as url,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http,
+        stream(http, "/events", **site.auth["alice"]),
+    ):
+        job_id = await site.submit("alice")
+        async with stream(http, f"/jobs/{job_id}/events", **site.auth["alice"]):
+            for path in ("/events", f"/jobs/{job_id}/events"):
+                answer = await http.get(path, headers=site.auth["alice"])
+                check_problem(answer, 429, "rate_limited")
+                assert answer.headers["retry-after"] == "10"
+            async with stream(http, "/events", **site.auth["bob"]):
+                assert streams_open(site) == 3
+        await until(lambda: streams_open(site) == 1)
+        async with stream(http, "/events", **site.auth["alice"]):
+            assert streams_open(site) == 2
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that takes no more ends the stream, though nobody hangs up, and the stream counts no more."""
+    monkeypatch.setattr("serve_app.events._SEND_TIMEOUT_S", 0.05)
+    written = 0
+
+    async def send(message: Any) -> None:
+        nonlocal written
+        written += 1
+        if message["type"] == "http.response.body":
+            assert streams_open(site) == 1
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    headers = [(b"authorization", site.auth["alice"]["Authorization"].encode())]
+    scope = {"type": "http", "method": "GET", "path": "/events", "query_string": b"", "headers": headers}
+    async with asyncio.timeout(PATIENCE_S):
+        await site.app(scope, receive, send)
+    assert written == 3  # the head, the preamble that went nowhere, and an end that went nowhere
+    assert streams_open(site) == 0
+    assert not listens(site)
 
 
 async def test_a_hang_up_leaves_nothing_behind(site: Site, http: httpx.AsyncClient) -> None:
