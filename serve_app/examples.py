@@ -401,9 +401,7 @@ BY_PARAMETER: Mapping[str, Any] = {
     "Idempotency-Key": "release-2026-03-14",
 }
 
-EVENTS_TEXT = (
-    f"retry: 3000\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
-)
+EVENTS_TEXT = f"retry: 3000\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
 METRICS_TEXT = (
     "# HELP rayhaul_queue_depth Jobs that wait.\n# TYPE rayhaul_queue_depth gauge\n"
     'rayhaul_queue_depth{priority="normal"} 17.0\n'
