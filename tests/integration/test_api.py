@@ -570,6 +570,20 @@ async def test_a_batch_has_bounds(tmp_path: Path) -> None:
         assert again.headers["idempotent-replayed"] == "true"
 
 
+async def test_a_batch_of_ten_thousand(site: Site) -> None:
+    """As many as the default allows are all there; one more is refused, and leaves nothing."""
+    jobs = [{"url": f"https://files.example/{number}"} for number in range(10_001)]
+    refused = await site.http.post("/jobs/batch", json={"jobs": jobs}, headers=site.auth["alice"])
+    check_problem(refused, 422, "invalid_request")
+    assert await site.ledger.last_seq() == 0
+    answer = await site.http.post("/jobs/batch", json={"jobs": jobs[:-1]}, headers=site.auth["alice"])
+    assert answer.status_code == 201
+    ids = [job["id"] for job in answer.json()["jobs"]]
+    assert len(set(ids)) == 10_000
+    created = await site.ledger.events_after(Viewer("alice"), 0, limit=20_000)
+    assert [event.job_id for event in created] == ids
+
+
 # --- looking at jobs ---
 
 
