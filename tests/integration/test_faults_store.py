@@ -18,7 +18,7 @@ from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, SOURCE_BYTES
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
-from tasks.budget import ByteBudget
+from tasks.budget import ByteBudget, Claim
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -260,14 +260,23 @@ async def test_the_last_try_is_counted(bench: Bench) -> None:
     await bench.abort(control)
 
 
+class CountedBudget(ByteBudget):
+    claims_count = 0
+
+    def claim(self, wanted_bytes: int) -> Claim:
+        self.claims_count += 1
+        return super().claim(wanted_bytes)
+
+
 async def test_a_slow_origin_lets_no_put_idle(bench: Bench) -> None:
     """A PUT that waits for its source is broken off; from then on parts are read before they are sent."""
     order = replace(await bench.order(3 * PART, faults={"stall_after": MIB, "faults_max": 1}), connections=1)
     impatient = SETTINGS.model_copy(update={"put_idle_s_max": 0.3})
-    bench.memory = ByteBudget(PART)
+    bench.memory = CountedBudget(PART)
     await bench.check(order, await bench.run(order, settings=impatient), 3 * PART)
     assert bench.ranges() == [1, 1, 2, 3]
     assert bench.memory.peak_bytes == PART
+    assert bench.memory.claims_count == 3, "the part that was broken off, and all after it"
 
 
 async def test_a_checksum_on_every_store(bench: Bench) -> None:
