@@ -3,16 +3,19 @@
 import re
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
+from control_scene import PROGRESS, scene_of
 from plane import Site, listening, site_at
 from playwright.async_api import Browser, Page, Request, Route, async_playwright, expect
 
 from rayhaul.errors import Internal, SourceBusy
-from rayhaul.job import JobEvent, utc
+from rayhaul.job import JobEvent, JobResult, utc
 from rayhaul.ledger.base import Batch, ScalingRecord, Viewer
 
 CHROMIUM = shutil.which("chromium")
@@ -108,6 +111,32 @@ async def test_add_watch_and_cancel(site: Site, page: Page) -> None:
     await check_accessible(page)
     await page.get_by_role("button", name="Retry").click()
     await expect(page.get_by_text("queued", exact=True)).to_be_visible()
+
+
+async def test_a_job_that_moves(site: Site, page: Page) -> None:
+    """How far it is and how fast, which parts are in whose hands, what has happened; then its receipt."""
+    scene = await scene_of(site)
+    site.plane.tell_progress(scene.running, PROGRESS)
+    await sign_in(page, site, "olga")
+    await page.goto(f"/#/jobs/{scene.running}")
+    await expect(page.get_by_text(re.compile(r"^40 B of 100 B · 2 of 5 parts · .+/s · .+ left$"))).to_be_visible()
+    parts = page.get_by_role("img", name=re.compile(r"of 5 parts are in the bucket, carried by agent-1, agent-2$"))
+    await expect(parts).to_be_visible()
+    await expect(parts.locator("span")).to_have_count(5)
+    await expect(page.get_by_text("Download began")).to_be_visible()
+    await check_accessible(page)
+    site.plane.tell_progress(scene.running, replace(PROGRESS, bytes_done=80, parts_done=4))
+    await expect(page.get_by_text(re.compile(r"^80 B of 100 B · 4 of 5 parts"))).to_be_visible()
+    stored = JobResult(bucket="bucket", key="a/file.bin", size_bytes=100, etag="abc", sha256=None, parts_count=5)
+    await site.plane.move(
+        scene.running, JobEvent.UPLOADING, JobEvent.COMPLETED, result=stored, key=stored.key, completed_at=utc(time())
+    )
+    await expect(page.get_by_text("Completed and verified")).to_be_visible()
+    async with page.expect_download() as receipt:
+        await page.get_by_role("button", name="Receipt").click()
+    assert (await receipt.value).suggested_filename == f"{scene.running}-receipt.json"
+    async with page.expect_request(re.compile(rf"/jobs/{scene.running}/download")):
+        await page.get_by_role("button", name="Download").click()
 
 
 async def test_what_the_api_refuses_is_said(site: Site, page: Page) -> None:
