@@ -318,7 +318,7 @@ class ApiSettings(_Group):
         15, gt=0, description="Silence on an event stream after which a comment is sent, seconds."
     )
     sse_streams_max: int = Field(2000, gt=0, description="Open event streams of one replica.")
-    sse_streams_per_user_max: int = Field(500, gt=0, description="Of these, open ones of one user.")
+    sse_streams_per_user_max: int = Field(1000, gt=0, description="Of these, open ones of one user.")
     sse_age_s_max: float = Field(
         900, gt=0, description="An event stream is ended after about this long, and its client resumes, seconds."
     )
