@@ -29,7 +29,7 @@ _DONE = ("handbook.pdf", "firmware-4.2.bin", "tiles-2026-02.tar")
 _VIEWS = (
     ("Queue", "queue", 400),
     ("Dead letters", "dead", 240),
-    ("Agents", "agents", 320),
+    ("Agents", "agents", 480),
     ("Hosts", "hosts", 240),
     ("Alerts and SLOs", "slo", 820),
 )
