@@ -8,6 +8,7 @@ not have grown. The seed is printed first; the figures go to bench/results/soak.
 """
 
 import asyncio
+import ctypes
 import gc
 import hashlib
 import json
@@ -59,6 +60,8 @@ TAIL_S_MAX = 600.0
 KILL_EVERY_S = 30.0
 OUTAGE_EVERY_S, OUTAGE_S = 60.0, 2.0
 SAMPLE_EVERY_S = 5.0
+#: What memory may grow by, of what it was: it goes up and down with the jobs under way.
+GROWTH_MAX = 0.03
 
 
 @dataclass(slots=True)
@@ -82,7 +85,10 @@ class Figures:
     doubled: list[str] = field(default_factory=list)
     #: Uploads left open at the end, under whatever keys: nobody else uploads there (ADR 9).
     orphans: list[str] = field(default_factory=list)
+    #: Once the C library has given back what is free: what it keeps for threads that are gone is nobody's.
     rss_mib: list[float] = field(default_factory=list)
+    #: As it was before that.
+    rss_kept_mib_max: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -92,8 +98,13 @@ class Figures:
         return median(self.rss_mib[-quarter:]) - median(self.rss_mib[quarter : 2 * quarter] or self.rss_mib)
 
     @property
+    def is_flat(self) -> bool:
+        return self.rss_growth_mib <= GROWTH_MAX * median(self.rss_mib)
+
+    @property
     def is_good(self) -> bool:
-        return not (self.corrupt or self.lost or self.doubled or self.orphans) and self.completed > 0
+        wrong = self.corrupt or self.lost or self.doubled or self.orphans or self.gave_up
+        return not wrong and self.completed > 0 and self.is_flat
 
 
 class Soak:
@@ -208,10 +219,13 @@ class Soak:
             self.figures.store_outages += 1
 
     async def _sample(self) -> None:
-        process = psutil.Process()
+        process, libc = psutil.Process(), ctypes.CDLL(None)
+        figures = self.figures
         while True:
             gc.collect()
-            self.figures.rss_mib.append(round(process.memory_info().rss / MIB, 1))
+            figures.rss_kept_mib_max = max(figures.rss_kept_mib_max, round(process.memory_info().rss / MIB, 1))
+            libc.malloc_trim(0)
+            figures.rss_mib.append(round(process.memory_info().rss / MIB, 1))
             await asyncio.sleep(SAMPLE_EVERY_S)
 
 
@@ -234,7 +248,12 @@ def soak_settings(s3: S3Settings) -> Settings:
         ),
         source=SourceSettings(stall_timeout_s=2, first_byte_timeout_s=5, probe_timeout_s=15),
         transfer=TransferSettings(
-            part_bytes_min=5 * MIB, single_put_bytes_max=MIB, retry_base_s=0.1, retry_cap_s=4, attempts_max=8
+            part_bytes_min=5 * MIB,
+            single_put_bytes_max=MIB,
+            stripe_parts_min=1,
+            retry_base_s=0.1,
+            retry_cap_s=4,
+            attempts_max=8,
         ),
         sweep=SweepSettings(interval_s=10, age_s_min=30, owns_prefix=True),
     )
@@ -256,6 +275,7 @@ async def surroundings(figures: Figures) -> AsyncIterator[Soak]:
 
 
 def report(figures: Figures) -> dict[str, Any]:
+    quarter = max(1, len(figures.rss_mib) // 4)
     told = asdict(figures) | {
         "failed": dict(figures.failed),
         "gave_up": dict(figures.gave_up),
@@ -267,6 +287,7 @@ def report(figures: Figures) -> dict[str, Any]:
             "median": median(figures.rss_mib),
             "last": figures.rss_mib[-1],
             "max": max(figures.rss_mib),
+            "quarters": [median(figures.rss_mib[at : at + quarter]) for at in range(0, 4 * quarter, quarter)],
         },
     }
     for name in ("corrupt", "lost", "doubled", "orphans"):

@@ -72,6 +72,7 @@ BENIGN: Mapping[str, Callable[[Random, int], Behaviour]] = {
     "cut stream": _cut_stream,
     "stall": lambda rng, size: {"stall_after": rng.randrange(max(1, size)), "faults_max": 1},
     "silent": lambda _rng, _size: {"silent": True, "faults_max": 1},
+    "slow": lambda _rng, size: {"rate_bytes_per_s": max(200_000, size // 8)},
     "busy": lambda rng, _size: {
         "statuses": tuple(rng.choices([429, 500, 502, 503], k=rng.randint(1, 4))),
         "retry_after": rng.choice([None, "0", "1", "Wed, 08 Jan 2025 00:00:01 GMT"]),
@@ -99,7 +100,8 @@ BENIGN: Mapping[str, Callable[[Random, int], Behaviour]] = {
 def draw(rng: Random, mix: Mix, origin: Origin, path: str) -> Asked:
     """Make up a job, and have its origin serve it."""
     seed = mix.next_seed()
-    size = rng.choice([0, 1, rng.randrange(MIB), rng.randrange(MIB), rng.randrange(6 * MIB), rng.randrange(16 * MIB)])
+    sizes = [0, 1, *[rng.randrange(MIB) for _ in range(4)], *[rng.randrange(most * MIB) for most in (6, 6, 16, 16, 60)]]
+    size = rng.choice(sizes)
     dice = rng.random()
     if dice < 0.82 or size == 0:
         kind = rng.choice(list(BENIGN))
