@@ -1,12 +1,18 @@
 """`rayhaul import`, as a process, over the real API: checked first, taken once, gone on with."""
 
+import asyncio
 import json
+import os
+import pty
+import re
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from cli_call import called
-from cli_process import Environ, bare_environ
+from cli_process import MAIN, Environ, bare_environ
 from plane import Site, listening, site_at
 
 from actors.ports import Accepted, Submission
@@ -106,3 +112,53 @@ async def test_check_asks_for_nothing(site: Site, alice: Environ, tmp_path: Path
     checked = await called(alice, "import", str(path), "--check")
     assert (checked.code, checked.stdout) == (0, "3 jobs, and every line is right\n")
     assert await urls_of(site) == []
+
+
+async def all_urls(site: Site) -> list[str]:
+    """Return the URLs of all jobs, however many there are, oldest first."""
+    urls: list[str] = []
+    before = None
+    while page := await site.ledger.jobs(Viewer("alice"), JobFilter(limit=1000, before_id=before)):
+        urls += [job.spec.url for job in page]
+        before = page[-1].id
+    return urls[::-1]
+
+
+@pytest.mark.drill
+async def test_a_hundred_thousand_lines(site: Site, alice: Environ, tmp_path: Path) -> None:
+    """On a terminal a bar shows how far it is; interrupted, the same command takes the rest, each line once."""
+    path = tmp_path / "urls.txt"
+    urls = url_list(path, 100_000)
+    screen, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MAIN, "import", str(path)), env=alice, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = await asyncio.to_thread(read_until, screen, rb"[1-9]\d{3,4}/100000")
+    assert "jobs taken" in shown
+    process.send_signal(signal.SIGINT)
+    shown = await asyncio.to_thread(read_until, screen, None)
+    assert await process.wait() == 130
+    assert "The same command goes on from there." in shown
+    first = await all_urls(site)
+    assert 0 < len(first) < len(urls)
+    assert first == urls[: len(first)]
+    again = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", MAIN, "import", str(path)), env=alice, stdout=asyncio.subprocess.PIPE
+    )
+    stdout, _ = await again.communicate()
+    assert (again.returncode, stdout) == (0, b"100000 jobs are taken; `rayhaul jobs` shows them\n")
+    assert await all_urls(site) == urls
+
+
+def read_until(screen: int, pattern: bytes | None) -> str:
+    """Return what a terminal shows until there is `pattern`; None: until it is closed."""
+    shown = b""
+    while pattern is None or not re.search(pattern, shown):
+        try:
+            shown += os.read(screen, 65_536)
+        except OSError:
+            assert pattern is None, f"{pattern!r} did not come"
+            os.close(screen)
+            break
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
