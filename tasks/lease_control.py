@@ -125,3 +125,25 @@ class Tries:
             # So long a wait needs no slot: the job waits in the queue.
             raise error
         return delay_s
+
+
+def weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error, among some that came at once, which says best what has to follow."""
+    pending, errors = [*group.exceptions], list[BaseException]()
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            errors.append(error)
+
+    def weight(error: BaseException) -> int:
+        if not isinstance(error, RayhaulError):
+            return 0
+        if isinstance(error, LeaseLost):
+            return 1
+        if isinstance(error, ENDS_LEASE):
+            return 2
+        return 4 if error.retryable else 3
+
+    return min(errors, key=weight)

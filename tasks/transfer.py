@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 from awscrt.checksums import crc64nvme
 
-from rayhaul.errors import LeaseLost, RayhaulError, SourceFailed, SourceTooLarge, UploadLost
+from rayhaul.errors import SourceFailed, SourceTooLarge, UploadLost
 from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
@@ -36,7 +36,7 @@ from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.hashing import hashed
 from tasks.intake import Intake, Reading, Steady, UploadIdle
-from tasks.lease_control import ENDS_LEASE, LeaseControl, Tries
+from tasks.lease_control import LeaseControl, Tries, weightiest
 from tasks.links import Refresh
 from tasks.pace import Line, Pace
 from tasks.rooms import Rooms
@@ -110,7 +110,7 @@ async def transfer(
             with line:
                 return await running.run()
     except BaseExceptionGroup as group:
-        raise _weightiest(group) from group
+        raise weightiest(group) from group
     finally:
         running.rooms.free_all()
 
@@ -418,25 +418,3 @@ class _Transfer:
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._size_bytes_max:
             raise SourceTooLarge(f"The file has more than {self._size_bytes_max} bytes.")
-
-
-def _weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error, among some that came at once, which says best what has to follow."""
-    pending, errors = [*group.exceptions], list[BaseException]()
-    while pending:
-        error = pending.pop()
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            errors.append(error)
-
-    def weight(error: BaseException) -> int:
-        if not isinstance(error, RayhaulError):
-            return 0
-        if isinstance(error, LeaseLost):
-            return 1
-        if isinstance(error, ENDS_LEASE):
-            return 2
-        return 4 if error.retryable else 3
-
-    return min(errors, key=weight)

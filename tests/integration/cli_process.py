@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -68,3 +69,16 @@ def bare_environ(home: Path) -> Environ:
     """Return an environment that knows of no cluster, but the code that is tested."""
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     return {**kept, "HOME": str(home), "COLUMNS": "200"}
+
+
+def shown_on(terminal: int, pattern: str | None = None) -> str:
+    """Return what a terminal shows until there is `pattern`, or until it is closed; without colours."""
+    shown = b""
+    while pattern is None or not re.search(pattern.encode(), shown):
+        try:
+            shown += os.read(terminal, 65_536)
+        except OSError:
+            assert pattern is None, f"{pattern!r} did not come"
+            os.close(terminal)
+            break
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from cli_call import called
-from cli_process import MAIN, Environ, bare_environ, rayhaul, started, until
+from cli_process import MAIN, Environ, bare_environ, rayhaul, shown_on, started, until
 from faulty_api import FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
 from inprocess import Service, quick_settings, running_service
 from origin import Origin, content_bytes, content_sha256
@@ -130,9 +130,9 @@ async def test_get_on_a_terminal(alice: Environ, origin: Origin) -> None:
         *(sys.executable, "-c", MAIN, "get", *urls), env=terminal, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    shown = await asyncio.to_thread(_read_terminal, ours, "MiB of 5.7 MiB")
+    shown = await asyncio.to_thread(shown_on, ours, "MiB of 5.7 MiB")
     origin.resume()
-    shown += await asyncio.to_thread(_read_terminal, ours)
+    shown += await asyncio.to_thread(shown_on, ours)
     assert await process.wait() == 0
     assert "\x1b[" in shown
     assert "2 of 2 jobs" in shown
@@ -147,25 +147,12 @@ async def test_jobs_followed_on_a_terminal(api: FaultyApi, faulty: Environ) -> N
         *(sys.executable, "-c", MAIN, "jobs", "--follow"), env=faulty, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    assert "downloading" in await asyncio.to_thread(_read_terminal, ours, "data.bin")
+    assert "downloading" in await asyncio.to_thread(shown_on, ours, "data.bin")
     job.done = len(job.script)
-    await asyncio.to_thread(_read_terminal, ours, "completed")
+    await asyncio.to_thread(shown_on, ours, "completed")
     process.send_signal(signal.SIGINT)
-    await asyncio.to_thread(_read_terminal, ours)
+    await asyncio.to_thread(shown_on, ours)
     assert await process.wait() == 130
-
-
-def _read_terminal(terminal: int, text: str | None = None) -> str:
-    """Return what was written until the other side closed, or until there is `text`."""
-    shown = b""
-    while text is None or text.encode() not in shown:
-        try:
-            shown += os.read(terminal, 65_536)
-        except OSError:
-            assert text is None, f"{text!r} did not come"
-            os.close(terminal)
-            break
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
 
 
 async def test_jobs_in_hand(alice: Environ, origin: Origin) -> None:

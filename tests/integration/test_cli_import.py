@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import pty
-import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_call import called
-from cli_process import MAIN, Environ, bare_environ
+from cli_process import MAIN, Environ, bare_environ, shown_on
 from plane import Site, listening, site_at
 
 from actors.ports import Accepted, Submission
@@ -134,10 +133,10 @@ async def test_a_hundred_thousand_lines(site: Site, alice: Environ, tmp_path: Pa
         *(sys.executable, "-c", MAIN, "import", str(path)), env=alice, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    shown = await asyncio.to_thread(read_until, screen, rb"[1-9]\d{3,4}/100000")
+    shown = await asyncio.to_thread(shown_on, screen, r"[1-9]\d{3,4}/100000")
     assert "jobs taken" in shown
     process.send_signal(signal.SIGINT)
-    shown = await asyncio.to_thread(read_until, screen, None)
+    shown = await asyncio.to_thread(shown_on, screen)
     assert await process.wait() == 130
     assert "The same command goes on from there." in shown
     first = await all_urls(site)
@@ -149,16 +148,3 @@ async def test_a_hundred_thousand_lines(site: Site, alice: Environ, tmp_path: Pa
     stdout, _ = await again.communicate()
     assert (again.returncode, stdout) == (0, b"100000 jobs are taken; `rayhaul jobs` shows them\n")
     assert await all_urls(site) == urls
-
-
-def read_until(screen: int, pattern: bytes | None) -> str:
-    """Return what a terminal shows until there is `pattern`; None: until it is closed."""
-    shown = b""
-    while pattern is None or not re.search(pattern, shown):
-        try:
-            shown += os.read(screen, 65_536)
-        except OSError:
-            assert pattern is None, f"{pattern!r} did not come"
-            os.close(screen)
-            break
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
