@@ -1,8 +1,11 @@
 """Peers of a bench: those that can run do, and those that can not are named."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from bench import moving, peers
+from bench import moving, peers, surroundings
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +19,20 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "rclone copyurl, 8 MiB × 4 is left out: no rclone here",
         "aria2c -x4, then aws s3 cp is left out: no aria2c here",
     ]
+
+
+def test_a_machine_without_rclone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is looked for where it may be, and told as missing; a sink that needs it is, too."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    peers.rclone.cache_clear()
+    try:
+        _, told = peers.available(peers.ONE_FILE[1:2])
+        assert told == ["rclone copyurl is left out: no rclone here"]
+        with pytest.raises(surroundings.Missing, match="rclone"), surroundings.rclone_s3(tmp_path / "store"):
+            pass
+    finally:
+        peers.rclone.cache_clear()
 
 
 def test_rclone_comes_with_the_extra() -> None:
