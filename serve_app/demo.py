@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -20,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import SystemRandom
 
 import ray
 from aiohttp import web
@@ -27,10 +27,14 @@ from aiohttp import web
 from rayhaul import Client
 from rayhaul.errors import RayhaulError
 from rayhaul.wire import JobView
+from serve_app.embedded import free_port
 
 _READ_BYTES = 1024 * 1024
 _SIZE_BYTES_MIN = 200 * 1024 * 1024
 _UP_TIMEOUT_S = 180
+_HOST = "127.0.0.1"
+#: Neither connections of a starting cluster take one of these (there are hundreds) nor its store or Ray.
+_PORTS = range(5_100, 5_900)
 
 
 class DemoFailed(Exception):
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(url: str, scratch: Path, *, allow: str) -> None:
     data_dir = scratch / "data"
-    port = _free_port()
+    port = free_port(_HOST, SystemRandom().choice(_PORTS))
     environment = {
         **os.environ,
         "RAYHAUL_EGRESS__ALLOW": ",".join(filter(None, (os.environ.get("RAYHAUL_EGRESS__ALLOW"), allow))),
@@ -155,19 +159,12 @@ def _real_file(scratch: Path) -> Path:
     return archive
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def _served(path: Path) -> Iterator[str]:
     """Serve one file over HTTP with ranges, from a thread."""
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
-    port = _free_port()
+    port = free_port(_HOST, SystemRandom().choice(_PORTS))
     up = threading.Event()
 
     async def serve() -> None:

@@ -230,7 +230,7 @@ class EmbeddedCluster:
                 namespace=NAMESPACE,
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
-                dashboard_port=_free_port("127.0.0.1", _DASHBOARD_PORT),
+                dashboard_port=free_port("127.0.0.1", _DASHBOARD_PORT),
                 resources={"head": 1, "agent": self._settings.scaling.agents_max},
                 object_store_memory=_OBJECT_STORE_BYTES,
                 log_to_driver=False,
@@ -249,11 +249,11 @@ def _ray_environment(place: Place, temp_dir: Path) -> dict[str, str]:
     if not place.token_path.exists():
         write_private(place.token_path, secrets.token_hex(32))
     haproxy = temp_dir / "h"
-    metrics_port = _free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
-    stats_port = _free_port("0.0.0.0", 8404)  # noqa: S104
+    metrics_port = free_port("0.0.0.0", 9101)  # noqa: S104 - HAProxy binds it so; found free the same way
+    stats_port = free_port("0.0.0.0", 8404)  # noqa: S104
     # Serve's own proxies, which take what HAProxy has no replica for yet. They share a port (SO_REUSEPORT) with those
     # of any other cluster on this machine, and a request would now and then be answered by that one.
-    fallback_ports = [_free_port(place.host, first) for first in (8500, 9500)]
+    fallback_ports = [free_port(place.host, first) for first in (8500, 9500)]
     replica_ports = free_block()
     return {
         _MARK: str(place.data_dir),
@@ -337,7 +337,7 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _free_port(host: str, first: int) -> int:
+def free_port(host: str, first: int) -> int:
     """Return the usual port, or where that is taken any free one near it. Raises: StartRefused.
 
     By chance: of two clusters that start together both would find the same next one free, and one would fail.

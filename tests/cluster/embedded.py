@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,21 +10,27 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import SystemRandom
 
 from log_watch import watch
 
 from rayhaul import Client
 from rayhaul.log_lines import part_of
+from serve_app import embedded as start
 from serve_app.embedded import Place
 
 _UP_TIMEOUT_S = 300
+_PORTS = range(5_100, 5_900)
+#: By `free_port`, none of them twice.
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return one that neither the connections of a starting cluster take (there are hundreds) nor its store or Ray."""
+    while (port := start.free_port("127.0.0.1", SystemRandom().choice(_PORTS))) in _given:
+        pass
+    _given.add(port)
+    return port
 
 
 def eventually(holds: Callable[[], bool], *, within_s: float, what: str) -> float:
