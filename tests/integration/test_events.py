@@ -371,7 +371,8 @@ async def test_a_user_has_only_so_many_streams(tmp_path: Path) -> None:
         job_id = await site.submit("alice")
         async with stream(http, f"/jobs/{job_id}/events", **site.auth["alice"]):
             for path in ("/events", f"/jobs/{job_id}/events"):
-                answer = await http.get(path, headers=site.auth["alice"])
+                async with asyncio.timeout(PATIENCE_S):  # a stream that is let in does not end
+                    answer = await http.get(path, headers=site.auth["alice"])
                 check_problem(answer, 429, "rate_limited")
                 assert answer.headers["retry-after"] == "10"
             async with stream(http, "/events", **site.auth["bob"]):
