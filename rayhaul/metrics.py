@@ -132,6 +132,13 @@ ORPHAN_UPLOADS = Metric("rayhaul_orphan_uploads_aborted_total", _C, "Uploads abo
 SOURCES_LEFT_OUT = Metric(
     "rayhaul_sources_left_out_total", _C, "Sources of jobs with mirrors that were not read from any more.", ("reason",)
 )
+HEDGES = Metric(
+    "rayhaul_hedges_total",
+    _C,
+    "Second requests for parts that crawled. `won`: the part was brought by it.",
+    ("result",),
+    first=(("failed",), ("lost",), ("won",)),
+)
 SOURCE_BYTES = Metric("rayhaul_source_bytes_total", _C, "Bytes read from sources.")
 SINK_BYTES = Metric("rayhaul_sink_bytes_total", _C, "Bytes written to the bucket.")
 LEDGER_COMMIT = Metric(

@@ -79,6 +79,7 @@ class Reading:
     """One part's way from the sources, or the whole's. It knows which of them were asked for it in this round."""
 
     def __init__(self, intake: Intake) -> None:
+        self._intake = intake
         self._supplies = intake.supplies
         self._control = intake.control
         self._checksum_tells = intake.checksum_tells
@@ -92,7 +93,7 @@ class Reading:
         """Which of the job's sources was asked last."""
         return self._supply.source
 
-    def range(self, first_byte: int, end_byte: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def range(self, first_byte: int, end_byte: int) -> "AbstractAsyncContextManager[Flow]":
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
 
         Raises: as `Transport.open_range`.
@@ -108,13 +109,22 @@ class Reading:
             )
         )
 
-    def whole(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def whole(self) -> "AbstractAsyncContextManager[Flow]":
         """Give all bytes, in order. What was read counts for nothing when the block fails.
 
         Raises: as `Transport.open_whole`.
         """
         self._is_ranged = False
         return self._flow(lambda by, link, pin: by(link.url).open_whole(link, pin=pin))
+
+    def beside(self) -> "Reading | None":
+        """Return the way of a second request for the same bytes, to another source where one is free; None: none is."""
+        but = self._supplies.apart_from(self._supply)
+        if but is None:
+            return None
+        second = Reading(self._intake)
+        second._asked.update(but)
+        return second
 
     async def counts(self, error: RayhaulError) -> RayhaulError | None:
         """Return what a failure of the last block means for the part; None: another source is to be asked at once."""
@@ -127,10 +137,10 @@ class Reading:
         return self._supplies.verdict(error, ranges=self._is_ranged)
 
     @asynccontextmanager
-    async def _flow(self, open_at: OpenAt) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _flow(self, open_at: OpenAt) -> "AsyncIterator[Flow]":
         supply = await self._supplies.pick(self._asked, ranges=self._is_ranged) or self._supplies.main
         self._supply = supply
-        flow = _Flow(supply, self._control, self._crawls)
+        flow = Flow(supply, self._control, self._crawls)
         with supply.in_use():
             try:
                 async with AsyncExitStack() as stack:
@@ -159,30 +169,9 @@ async def _opened(stack: AsyncExitStack, supply: Supply, open_at: OpenAt) -> Asy
                 raise
 
 
-class UploadIdle(SourceStalled):
-    """The source paused for so long that the store might give up the upload that waits for it."""
+class Flow:
+    """Bytes of one request, counted as they come."""
 
-
-class Steady:
-    """A body that goes straight into an upload: no pause of it may be longer than `idle_s_max`."""
-
-    def __init__(self, body: AsyncIterator[bytes], idle_s_max: float) -> None:
-        self._body = body
-        self._idle_s_max = idle_s_max
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Raises: UploadIdle; what the body raises."""
-        try:
-            async with asyncio.timeout(self._idle_s_max):
-                return await anext(self._body)
-        except TimeoutError:
-            raise UploadIdle from None
-
-
-class _Flow:
     def __init__(self, supply: Supply, control: LeaseControl, crawls: Callable[[Supply, int, float], bool]) -> None:
         self._supply = supply
         self._control = control
@@ -190,8 +179,15 @@ class _Flow:
         self._body: AsyncIterator[bytes] | None = None
         self._rest = memoryview(b"")
         self.bytes_counted = 0
-        #: Time spent waiting for the source; our own paces are not its fault.
-        self.waited_s = 0.0
+        self._waited_s = 0.0
+        #: Since when bytes are waited for; None while they are not.
+        self._waits_since_s: float | None = None
+
+    @property
+    def waited_s(self) -> float:
+        """Time spent waiting for the source, up to now; our own paces are not its fault."""
+        since_s = self._waits_since_s
+        return self._waited_s + (0.0 if since_s is None else asyncio.get_running_loop().time() - since_s)
 
     def begin(self, body: AsyncIterator[bytes]) -> None:
         self._body = body
@@ -220,11 +216,12 @@ class _Flow:
     async def _read(self) -> bytes:
         assert self._body is not None, "it was begun"
         clock = asyncio.get_running_loop().time
-        began_s = clock()
+        began_s = self._waits_since_s = clock()
         try:
             piece = await anext(self._body)
         finally:
-            self.waited_s += clock() - began_s
+            self._waits_since_s = None
+            self._waited_s += clock() - began_s
         if self._crawls(self._supply, self.bytes_counted + len(piece), self.waited_s):
             raise SourceStalled("The source is much slower than another one that has the file.")
         return piece

@@ -212,6 +212,13 @@ class Supplies:
             index = policy.choose(self._standings(ranges=ranges), but)
         return None if index is None else self._all[index]
 
+    def apart_from(self, supply: Supply) -> Collection[int] | None:
+        """Return whom a second request for bytes of `supply` does not go to; None where no host is free for it."""
+        free = {index for index, standing in self._standings(ranges=True).items() if standing.is_free}
+        if not free:
+            return None
+        return {supply.index} if free - {supply.index} else ()
+
     def crawls(self, supply: Supply, bytes_count: int, waited_s: float) -> bool:
         """Whether a range that has come so far from a source should be asked for elsewhere."""
         if self.is_one:

@@ -8,7 +8,8 @@ Laws of this file:
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from abc import abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Self
 
@@ -24,6 +25,14 @@ Body = AsyncIterable[bytes] | Buffer
 _PIECE_BYTES = 1024 * 1024
 #: Below this a thread costs more than the hash.
 HASH_INLINE_BYTES_MAX = 64 * 1024
+
+
+class Overheard(AsyncIterator[bytes]):
+    """A body that wants to know what of it was taken."""
+
+    @abstractmethod
+    def goes_into(self, crc64nvme: Callable[[], int]) -> None:
+        """Take note of who tells the CRC-64/NVME of all that the body has given so far."""
 
 
 class Outgoing:
@@ -52,6 +61,8 @@ class Outgoing:
         self.bytes_sent = 0
         self.crc64nvme = 0
         self.trouble: Exception | None = None
+        if isinstance(body, Overheard):
+            body.goes_into(lambda: self.crc64nvme)
 
     def __aiter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ Laws of this file:
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from tasks.budget import ByteBudget, Claim
 from tasks.lease_control import LeaseControl
@@ -15,6 +16,20 @@ from tasks.lease_control import LeaseControl
 AT_MEMORY = "waiting for memory"
 #: Well below the time after which a lease without progress is given up.
 _TELL_EVERY_S = 5.0
+
+
+class OutOfRoom(Exception):
+    """There is no memory now for what nobody has to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buffered:
+    """A part in memory, and what it holds of the budget."""
+
+    data: bytearray
+    room: Claim
+    #: Which of the job's sources brought it.
+    source: int
 
 
 class Rooms:
@@ -37,21 +52,23 @@ class Rooms:
         for room in [*self._rooms]:
             self.free(room)
 
-    async def joined(self, body: AsyncIterator[bytes], room: Claim) -> bytearray:
-        """Read a body to its end."""
+    async def joined(self, body: AsyncIterator[bytes], room: Claim, *, waits: bool = True) -> bytearray:
+        """Read a body to its end. Raises: OutOfRoom where there is no memory now, unless it waits."""
         data = bytearray()
         async for piece in body:
-            await self.grow(room, len(data) + len(piece))
+            await self.grow(room, len(data) + len(piece), waits=waits)
             data += piece
         return data
 
-    async def grow(self, room: Claim, bytes_count: int) -> None:
-        """Have room for a buffer of so many bytes."""
+    async def grow(self, room: Claim, bytes_count: int, *, waits: bool = True) -> None:
+        """Have room for a buffer of so many bytes. Raises: OutOfRoom where there is none now, unless it waits."""
         while not room.has_room(bytes_count):
             if room.may_step:
                 await room.step()
-            else:
+            elif waits:
                 await self._wait(room)
+            else:
+                raise OutOfRoom
 
     async def _wait(self, room: Claim) -> None:
         stepping = asyncio.ensure_future(room.step())

@@ -3,11 +3,8 @@
 Laws of this file:
 1. Checksums are compared before anything is published.
 2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
-3. A range streams straight into its part. Only what has to be hashed in order, comes without a length, or goes up in
-   one PUT is held in memory; all of that within `memory`, and at most two parts of one lease. After a pause of the
-   source that let an upload idle, each connection reads its part before it sends it, within `memory` as well. So does
-   one whose part is tried again: a source that fails on costs the store no more uploads, a failing store the source no
-   more reads.
+3. A range streams straight into its part (tasks/lanes.py). Only what has to be hashed in order, comes without a length,
+   or goes up in one PUT is held in memory, and at most two parts of one lease. All that is held is within `memory`.
 """
 
 import asyncio
@@ -24,18 +21,19 @@ from awscrt.checksums import crc64nvme
 from rayhaul.errors import SourceFailed, SourceTooLarge, UploadLost
 from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
+from rayhaul.metrics import Meter
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
-from tasks.bucket_rules import StoredRange
 from tasks.budget import ByteBudget, Claim
 from tasks.checksum import Checksum, Hasher
-from tasks.copying import CopyUnknown
 from tasks.dedupe import copied
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.hashing import hashed
-from tasks.intake import Intake, Reading, Steady, UploadIdle
+from tasks.hedging import Hedges
+from tasks.intake import Intake, Reading
+from tasks.lanes import Lanes
 from tasks.lease_control import LeaseControl, Tries, weightiest
 from tasks.links import Refresh
 from tasks.pace import Line, Pace
@@ -99,6 +97,7 @@ async def transfer(
         tries=tries,
         settings=settings,
         memory=memory,
+        meter=sink.meter,
         expected=expected,
     )
     try:
@@ -126,23 +125,6 @@ class _Part:
     source: int
 
 
-@dataclass(slots=True)
-class _Range:
-    """What becomes a part, over all tries."""
-
-    reading: Reading
-    number: int
-    first_byte: int
-    end_byte: int
-    tries_count: int = 0
-    #: What was read before it is sent, until the store has it.
-    ahead: _Part | None = None
-
-    @property
-    def bytes_count(self) -> int:
-        return self.end_byte - self.first_byte
-
-
 class _Transfer:
     def __init__(
         self,
@@ -155,6 +137,7 @@ class _Transfer:
         tries: Tries,
         settings: TransferSettings,
         memory: ByteBudget,
+        meter: Meter,
         expected: Checksum | None,
     ) -> None:
         self._order = order
@@ -165,17 +148,25 @@ class _Transfer:
         self._tries = tries
         self._single_put_bytes_max = settings.single_put_bytes_max
         self._size_bytes_max = settings.size_bytes_of(order.size_bytes_max)
-        self._put_idle_s_max = settings.put_idle_s_max
-        #: Whether parts are read into memory before they are sent.
-        self._reads_ahead = False
         self.rooms = Rooms(memory, control)
         #: Bytes of parts that were read, and so count as progress, but are not in the store yet.
         self._unplaced_bytes = 0
         self._expected = expected
         self._needs_order = expected is not None and expected.needs_order
         self._hasher = Hasher(expected)
-        #: Of a source in our own store; with a checksum to compare, its bytes have to be seen.
-        self._copies_from = None if expected is not None else intake.stored
+        self._lanes = Lanes(
+            order,
+            intake=intake,
+            upload=upload,
+            stripe=stripe,
+            control=control,
+            tries=tries,
+            rooms=self.rooms,
+            hedges=Hedges(self.rooms, control, meter),
+            put_idle_s_max=settings.put_idle_s_max,
+            # With a checksum to compare, the bytes have to be seen.
+            copies_from=None if expected is not None else intake.stored,
+        )
 
     async def run(self) -> JobResult | None:
         """Take the way that fits the file."""
@@ -212,83 +203,17 @@ class _Transfer:
         open_count = self._stripe.fill(number for number in numbers if number not in self._upload.done)
         if open_count > 1:
             self._intake.begin_to_look()
-        async with asyncio.TaskGroup() as lanes:
-            for index in range(min(self._order.connections, open_count)):
-                lanes.create_task(self._lane(plan, is_first=index == 0))
+        await self._lanes.bring(plan, lanes_count=min(self._order.connections, open_count))
         if not self._stripe.is_whole(plan.parts_count):
             return None
         self._stripe.fix()
         return await self._upload.commit(parts_count=plan.parts_count, sha256=None)
-
-    async def _lane(self, plan: PartPlan, *, is_first: bool) -> None:
-        if not is_first:
-            # Else all of them would have begun with a source that may be the slowest.
-            await self._intake.looked()
-        while (number := self._stripe.take()) is not None:
-            wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
-            try:
-                await self._tries.again(partial(self._bring, wanted), counts=wanted.reading.counts)
-            finally:
-                self._drop(wanted)
 
     def _keep_whole(self) -> None:
         """Give nothing up from now on. Raises: SourceFailed where others have parts of the file already."""
         if self._stripe.is_shared or self._order.first_part > 1:
             raise SourceFailed("The source does not serve ranges here; others go on with it.")
         self._stripe.fix()
-
-    async def _bring(self, wanted: _Range) -> None:
-        wanted.tries_count += 1
-        with child("part", attributes={"part": wanted.number, "bytes": wanted.bytes_count}):
-            if await self._copied(wanted.number, wanted.first_byte, wanted.end_byte):
-                return
-            if self._reads_ahead or wanted.tries_count > 1:
-                await self._send_ahead(wanted)
-                return
-            try:
-                async with wanted.reading.range(wanted.first_byte, wanted.end_byte) as body:
-                    steady = Steady(body, self._put_idle_s_max)
-                    await self._upload.send(wanted.number, wanted.bytes_count, steady, source=wanted.reading.source)
-            except UploadIdle:
-                _log.info("the source makes an upload idle: parts are read before they are sent")
-                self._reads_ahead = True
-                raise
-
-    async def _copied(self, number: int, first_byte: int, end_byte: int) -> bool:
-        """Have the store make a part of an object of its own; return whether it could."""
-        source, etag = self._copies_from, self._order.pin.etag
-        if source is None or etag is None:
-            return False
-        wanted = StoredRange(source=source, etag=etag, first_byte=first_byte, end_byte=end_byte)
-        try:
-            async with self._intake.turn():
-                await self._upload.copy(number, wanted)
-        except CopyUnknown as error:
-            _log.info("the store makes no copies: going on with the bytes themselves (%s)", error)
-            self._copies_from = None
-            return False
-        return True
-
-    async def _send_ahead(self, wanted: _Range) -> None:
-        if wanted.ahead is None:
-            room = self.rooms.room(wanted.bytes_count)
-            try:
-                data = await self._fetch_range(wanted.reading, wanted.first_byte, wanted.end_byte, room)
-            except BaseException:
-                self.rooms.free(room)
-                raise
-            wanted.ahead = _Part(data, room, is_last=False, source=wanted.reading.source)
-        part = wanted.ahead
-        await self._upload.send(wanted.number, len(part.data), part.data, source=part.source)
-        wanted.ahead = None
-        self.rooms.free(part.room)
-
-    def _drop(self, wanted: _Range) -> None:
-        """Let go of what was read and did not reach the store: it counted as progress."""
-        if wanted.ahead is not None:
-            self._control.progress(-len(wanted.ahead.data))
-            self.rooms.free(wanted.ahead.room)
-            wanted.ahead = None
 
     async def _in_order(self, plan: PartPlan) -> JobResult:
         """Fetch ranges one after the other, hash them, and send each while the next one comes."""

@@ -24,6 +24,7 @@ import tasks.digests
 import tasks.egress
 import tasks.ftp_source
 import tasks.guard
+import tasks.hedging
 import tasks.intake
 import tasks.outgoing
 import tasks.pieces
@@ -88,6 +89,10 @@ def _any_body(response: Any, bytes_read: int, *, stall_timeout_s: float) -> Any:
     )
     arriving._begin()
     return arriving
+
+
+async def _rest_unchecked(feed: Any, hedge: Any, _crc_given: int) -> memoryview:
+    return memoryview(hedge.data)[feed.given_bytes :]
 
 
 def _nothing(*_args: Any, **_more: Any) -> None:
@@ -199,8 +204,18 @@ NULLS = {
     ),
     "idle": Null(
         "no PUT waits long for its source",
-        _is(tasks.intake.Steady, "__anext__", lambda self: anext(self._body)),
+        _is(tasks.hedging.Feed, "__anext__", lambda self: anext(self._flow)),
         "tests/integration/test_faults_store.py::test_a_slow_origin_lets_no_put_idle",
+    ),
+    "hedge": Null(
+        "a part that crawls is brought by a second request",
+        _is(tasks.hedging.Hedges, "_begun", _nothing),
+        "tests/integration/test_hedges.py::test_f04_a_part_that_drips_is_hedged",
+    ),
+    "hedge-bytes": Null(
+        "an upload goes on with a hedge only where both brought the same",
+        _is(tasks.hedging.Feed, "_rest_of", _rest_unchecked),
+        "tests/integration/test_hedges.py::test_a_hedge_that_brings_other_bytes",
     ),
     "budget": Null(
         "second tries keep to the endpoint's budget",

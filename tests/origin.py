@@ -16,6 +16,7 @@ import struct
 import termios
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
@@ -226,7 +227,7 @@ class Origin:
 
     async def _send_body(self, reply: Reply, peer: _Peer, file: File | None) -> None:
         writer = peer.writer
-        behaviour = file.behaviour if file else Behaviour()
+        behaviour = _dripping(reply, file) if file else Behaviour()
         sent = 0
         while True:
             if file and sent == behaviour.stall_after and not self._resumed.is_set() and file.strikes():
@@ -277,6 +278,14 @@ class Origin:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         raise _Hangup
+
+
+def _dripping(reply: Reply, file: File) -> Behaviour:
+    """Return how this answer is sent."""
+    at = file.behaviour.drip_at
+    if at is None or not reply.first <= at < reply.first + reply.body_bytes or not file.strikes():
+        return file.behaviour
+    return replace(file.behaviour, rate_bytes_per_s=file.behaviour.drip_bytes_per_s)
 
 
 def _flipped(piece: bytes, first: int, file: File | None) -> bytes:

@@ -125,7 +125,10 @@ class Behaviour:
     stall_after: int | None = None
     #: Send nothing at all until `origin.resume()`.
     silent: bool = False
-    #: How often truncation, a flipped bit, stall or silence strike; None: always.
+    #: An answer with the byte at this offset of the file comes at this rate: above what is given up for its speed.
+    drip_at: int | None = None
+    drip_bytes_per_s: int = 20 * 1024
+    #: How often truncation, a flipped bit, stall, silence or dripping strike; None: always.
     faults_max: int | None = None
     #: Limit of one connection.
     rate_bytes_per_s: int | None = None

@@ -3,6 +3,7 @@
 from dashboards.board import Board, Look, Panel, Query, Row, per_minute, quantiles, rate, share, share_within
 from rayhaul.metrics import (
     EGRESS_DENIED,
+    HEDGES,
     JOBS_FINISHED,
     METADATA_FETCH,
     METADATA_READY,
@@ -62,6 +63,13 @@ _TROUBLE = Row(
             unit="cpm",
             queries=(Query(expr=per_minute(REQUEUES, 'code=~"source_.+"', by="code"), legend="{{code}}"),),
             look=Look.STACK,
+        ),
+        Panel(
+            title="Hedges",
+            description="Second requests a minute for parts that crawled, by what became of them: the part was "
+            "brought by it (won), or by the first request after all (lost).",
+            unit="cpm",
+            queries=(Query(expr=per_minute(HEDGES, by="result"), legend="{{result}}"),),
         ),
         Panel(
             title="Connections refused by us",

@@ -1,0 +1,84 @@
+"""Parts that crawl, on one agent: a second request brings them, no upload is broken, and no wrong byte gets in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from lease_bench import PART, Bench, Control, Side, running
+
+from rayhaul.metrics import HEDGES, SOURCE_BYTES
+from rayhaul.policy import hedging as policy
+from serve_app.seaweed import Seaweed
+from tasks import hedging
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SIZE = 5 * PART + 3
+ALL = [1, 2, 3, 4, 5, 6]
+#: In the third part; by itself that one would take four minutes.
+DRIP: dict[str, object] = {"drip_at": 2 * PART + 1000, "faults_max": 1}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def side(store: Seaweed) -> AsyncIterator[Side]:
+    async with running(store.settings) as side:
+        yield side
+
+
+@pytest.fixture
+def bench(side: Side, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(policy, "_AFTER_S", 0.3)
+    monkeypatch.setattr(hedging, "_LOOK_EVERY_S", 0.05)
+    return Bench(side)
+
+
+def counted(bench: Bench) -> dict[str, float]:
+    """Return how many hedges were won, lost and failed so far, and the bytes read."""
+    hedges = bench.sink.meter.snapshot().counters
+    found = {result: hedges.get((HEDGES.name, (result,)), 0.0) for result in ("won", "lost", "failed")}
+    return {**found, "bytes": bench.client._meter.snapshot().counters.get((SOURCE_BYTES.name, ()), 0.0)}
+
+
+def since(bench: Bench, before: dict[str, float]) -> dict[str, float]:
+    return {name: count - before[name] for name, count in counted(bench).items()}
+
+
+async def test_f04_a_part_that_drips_is_hedged(bench: Bench) -> None:
+    """Its upload goes on with what the second request brought: one PUT for each part, at most one part read twice."""
+    order = await bench.order(SIZE, faults=DRIP)
+    control, before = Control(), counted(bench)
+    # Without a hedge it would take minutes.
+    async with asyncio.timeout(60):
+        result = await bench.run(order, control)
+    await bench.check(order, result, SIZE)
+    found = since(bench, before)
+    assert (found["won"], found["lost"], found["failed"]) == (1, 0, 0)
+    assert bench.ranges() == sorted([*ALL, 3])
+    assert [bench.proxy.count("upload_part", part) for part in ALL] == [1] * 6, "an upload was broken"
+    assert found["bytes"] <= SIZE + PART
+    assert control.bytes_done == SIZE
+
+
+async def test_a_hedge_that_brings_other_bytes(bench: Bench) -> None:
+    """Nobody can tell which of two answers is right: the part is read anew, and neither gets into the file."""
+    order = await bench.order(SIZE, faults={**DRIP, "flip_at": 2 * PART + 5, "faults_max": 2})
+    control = Control()
+    await bench.check(order, await bench.run(order, control), SIZE)
+    assert bench.ranges() == sorted([*ALL, 3, 3])
+    assert control.bytes_done == SIZE
+
+
+async def test_a_hedge_that_loses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request is quicker after all: what the second one has read counts for nothing, the rest as ever."""
+    monkeypatch.setattr(policy, "slowest", lambda ways, _rates: min(ways, default=None))
+    drips = {"drip_at": 2 * PART - 1}
+    order = await bench.order(2 * PART, faults={**drips, "drip_bytes_per_s": PART})
+    # What is asked for once the first part is in comes slower still.
+    control = Control(on_part=lambda: bench.origin.add("file.bin", size=2 * PART, seed=7, **drips))
+    before = counted(bench)
+    await bench.check(order, await bench.run(order, control), 2 * PART)
+    found = since(bench, before)
+    assert (found["won"], found["lost"], found["failed"]) == (0, 1, 0)
+    assert control.bytes_done == 2 * PART
+    assert bench.proxy.count("upload_part") == 2
