@@ -355,6 +355,7 @@ class Dispatch:
             ),
             other_grants=tuple(book.hosts.grant(lease.agent, host, now_s) for host in job.metadata.other_hosts),
             is_apart=job.error is not None and job.error.code == ChecksumMismatch.code,
+            is_twin=stripes.is_twin(book, lease),
             copy=await self._copy_for(job, lease, session),
         )
 

@@ -91,14 +91,23 @@ def finish(draft: Draft, job: Job, lease: Lease) -> None:
     session = draft.open_session(job.id)
     recorded = 0 if session is None else draft.recorded(session.session_id)
     for other in draft.leases_of_job(job.id):
-        overlaps = other.first_part < lease.end_part and lease.first_part < other.end_part
-        if overlaps and not missing(recorded, other.first_part, _end(other, session)):
+        if _overlap(lease, other) and not missing(recorded, other.first_part, _end(other, session)):
             # It was sending the same parts, and was slower.
             draft.end(other)
             draft.revokes[other.agent].append(other.lease_id)
     if not draft.leases_of_job(job.id):
         count = PARTS_MAX if session is None else _count(session)
         join(draft, job, Holder(lease.agent, lease.incarnation), 1, 1 + count)
+
+
+def is_twin(book: Book, lease: Lease) -> bool:
+    """Whether a lease is for parts that an earlier one of its job has on their way."""
+    others = (book.leases[lease_id] for lease_id in book.leases_of_job.get(lease.job_id, ()))
+    return any(other.epoch < lease.epoch and _overlap(lease, other) for other in others)
+
+
+def _overlap(one: Lease, other: Lease) -> bool:
+    return other.first_part < one.end_part and one.first_part < other.end_part
 
 
 def set_back(draft: Draft, job: Job, agent: str, wait_s: Callable[[int], float], why: str) -> None:

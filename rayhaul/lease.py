@@ -167,6 +167,8 @@ class TransferOrder:
     other_grants: tuple[HostGrant, ...] = ()
     #: Whether an object of this job did not have its checksum: only sources that show the same file are mixed then.
     is_apart: bool = False
+    #: Whether another lease has these parts on their way: they are read before they are sent, and break no upload.
+    is_twin: bool = False
     #: Copied within the bucket, where it still stands, instead of fetching the file.
     copy: StandingCopy | None = None
 

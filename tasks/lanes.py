@@ -1,9 +1,10 @@
 """The connections of one lease that bring parts side by side, each as a range of its own.
 
 Laws of this file:
-1. A range streams straight into its part. After a pause of the source that let an upload idle, each connection reads
-   its part before it sends it. So does one whose part is tried again: a source that fails on costs the store no more
-   uploads, a failing store the source no more reads.
+1. A range streams straight into its part. A lease whose parts another one sends as well reads each before it sends it:
+   who is slower breaks no upload. After a pause of the source that let an upload idle, each connection does the same,
+   and so does one whose part is tried again: a source that fails on costs the store no more uploads, a failing store
+   the source no more reads.
 2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py).
 """
 
@@ -71,7 +72,7 @@ class Lanes:
         self._put_idle_s_max = put_idle_s_max
         self._copies_from = copies_from
         #: Whether parts are read into memory before they are sent.
-        self._reads_ahead = False
+        self._reads_ahead = order.is_twin
 
     async def bring(self, plan: PartPlan, *, lanes_count: int) -> None:
         """Send all parts of the stripe that it has not given up."""

@@ -26,6 +26,7 @@ import tasks.ftp_source
 import tasks.guard
 import tasks.hedging
 import tasks.intake
+import tasks.lanes
 import tasks.outgoing
 import tasks.pieces
 import tasks.probe
@@ -216,6 +217,11 @@ NULLS = {
         "an upload goes on with a hedge only where both brought the same",
         _is(tasks.hedging.Feed, "_rest_of", _rest_unchecked),
         "tests/integration/test_hedges.py::test_a_hedge_that_brings_other_bytes",
+    ),
+    "twin": Null(
+        "a twin reads its parts before it sends them",
+        _is(tasks.lanes.Lanes, "_send_ahead", tasks.lanes.Lanes._stream),
+        "tests/integration/test_hedges.py::test_a_twin_that_is_stopped_breaks_no_upload",
     ),
     "budget": Null(
         "second tries keep to the endpoint's budget",

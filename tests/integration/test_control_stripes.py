@@ -164,6 +164,22 @@ async def test_who_does_not_answer_is_asked_again() -> None:
         assert len(await leases(rig)) == 1
 
 
+async def test_a_twin_is_told_that_it_is_one() -> None:
+    """The last part crawls and is sent by another agent as well: that one reads before it sends."""
+    async with scene(agents=2) as (rig, _):
+        job_id = await large(rig)
+        first, one = await opened(rig, job_id)
+        assert not one.is_twin
+        first.tells[one.lease_id] = {"bytes_per_s": 50.0 * MIB}
+        await send(rig, first, one, *range(1, PARTS))
+        first.tells[one.lease_id] = {"bytes_per_s": MIB / 10}
+        await rig.live(20)
+        first.tell_trimmed(one, first.asked[-1].end_part)
+        await rig.live(2)
+        (twin,) = [agent.order_of(job_id) for agent in rig.pool.lives.values() if agent is not first and agent.job_ids]
+        assert (twin.first_part, twin.end_part, twin.is_twin) == (PARTS, PARTS + 1, True)
+
+
 async def test_waiting_jobs_come_first() -> None:
     """A job is widened only with slots that nobody waits for, and a quarter of them is left free."""
     async with scene(agents=2, agent={"slots": 2}) as (rig, _):

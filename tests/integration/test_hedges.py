@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -82,3 +83,32 @@ async def test_a_hedge_that_loses(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert (found["won"], found["lost"], found["failed"]) == (0, 1, 0)
     assert control.bytes_done == 2 * PART
     assert bench.proxy.count("upload_part") == 2
+
+
+async def test_a_twin_that_is_stopped_breaks_no_upload(bench: Bench) -> None:
+    """It reads before it sends: while all of its parts are on their way, the store hears nothing of them."""
+    order = replace(await bench.order(3 * PART, faults={"stall_after": PART // 2}), is_twin=True)
+    control = Control()
+    running = asyncio.create_task(bench.carry_out(order, control))
+    async with asyncio.timeout(30):
+        while control.bytes_done < 3 * (PART // 2):
+            control.moved.clear()
+            await control.moved.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert control.bytes_done == 0
+    assert (bench.proxy.count("create"), bench.proxy.count("upload_part")) == (1, 0)
+    await bench.abort(control)
+
+
+async def test_a_part_that_is_read_before_it_is_sent_is_hedged(bench: Bench) -> None:
+    """What the first request has read by then is dropped: the hedge is all of the part."""
+    order = replace(await bench.order(SIZE, faults=DRIP), is_twin=True)
+    control, before = Control(), counted(bench)
+    async with asyncio.timeout(60):
+        result = await bench.run(order, control)
+    await bench.check(order, result, SIZE)
+    assert since(bench, before)["won"] == 1
+    assert [bench.proxy.count("upload_part", part) for part in ALL] == [1] * 6
+    assert control.bytes_done == SIZE
