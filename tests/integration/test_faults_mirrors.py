@@ -1,5 +1,6 @@
 """Several sources of one file that misbehave, one fault a test: who delivers, who is left out, and nothing is mixed."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from rayhaul.job import JobResult, Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import SOURCES_LEFT_OUT
 from rayhaul.origins import Source
+from rayhaul.policy import hedging as hedging_policy
 from rayhaul.policy import mirrors as policy
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
@@ -93,6 +95,19 @@ async def test_a_mirror_that_is_quicker(twin: Twin, monkeypatch: pytest.MonkeyPa
     assert brought(result)[1] >= SIZE - PART
     assert not control.reasons
     assert {part.source for part in control.parts} == set(brought(result))
+
+
+async def test_a_part_that_drips_is_hedged_by_the_mirror(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second request for the main source's part goes to the other one, and breaks no upload."""
+    monkeypatch.setattr(policy, "_CRAWL_AFTER_S", 60.0)
+    monkeypatch.setattr(hedging_policy, "_AFTER_S", 0.3)
+    order = await twin.order(faults={"rate_bytes_per_s": 20 * 1024})
+    async with asyncio.timeout(60):
+        result = await twin.bench.run(order)
+    await twin.bench.check(order, result, SIZE)
+    assert twin.asked_of_mirror() == [1, 2, 3, 4, 5, 6, 7]
+    assert len(twin.bench.ranges()) == 1
+    assert twin.bench.proxy.count("upload_part") == 7
 
 
 async def test_a_mirror_that_is_slow(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:

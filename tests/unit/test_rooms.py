@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import tasks.rooms
 from actors.holding import Held
 from tasks.budget import ByteBudget
 from tasks.hashing import hashed
-from tasks.rooms import AT_MEMORY, Rooms
+from tasks.rooms import AT_MEMORY, OutOfRoom, Rooms
 
 
 class Told:
@@ -69,6 +70,25 @@ async def test_a_wait_that_is_given_up_holds_nothing() -> None:
     others.release()
     await asyncio.sleep(0)
     assert memory.used_bytes == 0
+
+
+async def test_a_hedge_waits_for_no_memory() -> None:
+    """It ends where there is none, and queues up before nobody."""
+    memory = ByteBudget(10)
+    control: Any = Told()
+    others = memory.claim(8)
+    await others.step()
+    rooms = Rooms(memory, control)
+    with pytest.raises(OutOfRoom):
+        await asyncio.wait_for(rooms.joined(_pieces(), rooms.room(4), waits=False), 10)
+    rooms.free_all()
+    assert memory.used_bytes == 8
+    more = memory.claim(2)
+    assert more.may_step
+
+
+async def _pieces() -> AsyncIterator[bytes]:
+    yield b"abcd"
 
 
 @pytest.mark.parametrize(("what", "moved_at_s"), [(AT_MEMORY, 9.0), ("moving bytes", 1.0)])
