@@ -56,7 +56,7 @@ def main() -> None:
         SINKS["rclone"](Path(name) / "store") as sink,
         rayhaul_up(Path(name) / "cluster", sink, settings=_SETTINGS) as cluster,
     ):
-        _deploy_noop(cluster)
+        deploy_noop(cluster)
         pairs = _pairs(cluster, origin)
         for pair in pairs.values():
             for asked in pair:
@@ -89,7 +89,8 @@ def mute_origin() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def _deploy_noop(cluster: Cluster) -> None:
+def deploy_noop(cluster: Cluster) -> None:
+    """Have the deployment that does nothing answer at `noop.PATH` of this cluster."""
     raylet, *_ = cluster.processes("raylet/raylet")
     address = re.search(r"--gcs-address=(\S+)", " ".join(raylet.cmdline()))
     assert address is not None, raylet.cmdline()

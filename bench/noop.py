@@ -4,11 +4,18 @@
 pickled by value, as everything of `__main__` is: the replicas need not find this file.
 """
 
+import asyncio
+import itertools
+import json
 import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import ray
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 from ray import serve
 
 APP = "noop"
@@ -33,7 +40,21 @@ def _deployment() -> serve.Application:
                 await request.body()
                 return {"ok": True}
 
+            @app.get("/events")
+            async def clock(first_s: float, every_s: float) -> StreamingResponse:
+                return StreamingResponse(ticks(first_s, every_s), media_type="text/event-stream")
+
             return app
+
+    async def ticks(first_s: float, every_s: float) -> AsyncIterator[str]:
+        """Yield an event at `first_s`, by the wall clock, and each `every_s` from there, with the time it was due."""
+        # One so that the client has its answer at once.
+        yield ":\n\n"
+        for number in itertools.count():
+            due_s = first_s + number * every_s
+            await asyncio.sleep(max(0.0, due_s - time.time()))
+            event = json.dumps({"seq": number, "ts": datetime.fromtimestamp(due_s, UTC).isoformat()})
+            yield f"id: {number}\nevent: tick\ndata: {event}\n\n"
 
     deployment: Any = Noop
     application: serve.Application = deployment.bind()

@@ -1,10 +1,12 @@
 """B6: a thousand event streams at once. How late an event is, from its commit to its client, and what a stream costs.
 
-First each stream follows a job of its own; then each follows all jobs, and every event goes to all of them. Events are
-made by pausing and resuming queued jobs, at a rate, while the agent looks at an origin that never answers. The lag is
-the client's clock, when it has the bytes, less the event's `ts`; all clients are one process, so their own waiting is
-in it. Every stream must get each of its events once. Memory is what the replica's and the ingress's processes grow by
-while streams that have nothing to tell are opened. Writes bench/results/b6.json.
+First each stream follows a job of its own; then each follows all jobs, and every event goes to all of them. Events
+are made by pausing and resuming queued jobs, at a rate, while the agent looks at an origin that never answers. The
+lag is the client's clock, when it has the bytes, less the event's `ts`; all clients are one process, so their own
+waiting is in it. Every stream must get each of its events once. Beside us, in the same run, as many streams of a
+deployment that does nothing but tell the time are open, with as many events: what Serve, its ingress and the client
+cost alone. Memory is what the replica's and the ingress's processes grow by while streams that have nothing to tell
+are opened. Writes bench/results/b6.json.
 """
 
 import argparse
@@ -24,7 +26,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.api import mute_origin
+from bench import noop
+from bench.api import deploy_noop, mute_origin
 from bench.moving import RESULTS
 from bench.surroundings import SINKS, Cluster, Missing, rayhaul_up
 from rayhaul import AsyncClient
@@ -38,6 +41,8 @@ _ALL_PER_S = 2
 _OPENING = 50
 _SETTLE_S = 3.0
 _PATIENCE_S = 20.0
+#: Time for all streams to be opened before the first tick.
+_OPENED_S = 20.0
 _SETTINGS = {
     "RAYHAUL_API__RATE_PER_MINUTE": "100000000",
     "RAYHAUL_AGENT__PROBE_SLOTS": "1",
@@ -62,6 +67,7 @@ def main() -> None:
         SINKS["rclone"](Path(name) / "store") as sink,
         rayhaul_up(Path(name) / "cluster", sink, settings=settings) as cluster,
     ):
+        deploy_noop(cluster)
         found = asyncio.run(_measured(cluster, origin, arguments.streams, arguments.seconds))
     found = {"cores": os.cpu_count(), "seconds": arguments.seconds, **found, "lagP99TargetMs": _LAG_TARGET_MS}
     RESULTS.mkdir(exist_ok=True)
@@ -86,19 +92,23 @@ async def _measured(cluster: Cluster, origin: str, streams: int, seconds: int) -
         jobs = await client.submit_many(f"{origin}/again/{number}" for number in range(streams))
         async with _open(cluster, ["/events"] * streams) as heard:
             everything = await _told(client, jobs, heard, rate_per_s=_ALL_PER_S, seconds=seconds, hearers=streams)
+    noop_own = await _ticked(cluster, streams, seconds, every_s=streams / _OWN_PER_S, apart_s=1 / _OWN_PER_S)
+    noop_all = await _ticked(cluster, streams, seconds, every_s=1 / _ALL_PER_S, apart_s=0.0)
     return {
         "streams": streams,
         "kibPerIdleStream": {name: round((after[name] - before[name]) / 1024 / streams, 1) for name in _PROCESSES},
         "replicaRssMib": {"before": round(before["replica"] / 1024**2), "open": round(after["replica"] / 1024**2)},
         "eachItsOwnJob": own,
         "eachAllJobs": everything,
+        "noop": {"eachItsOwn": noop_own, "eachAll": noop_all},
     }
 
 
 class _Heard:
-    """What all streams have got: how late each event of the measured kinds came, milliseconds."""
+    """What all streams have got: how late each event of these kinds came, milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._kinds = kinds
         self.lags_ms: list[float] = []
         #: By (stream, seq): how often it came.
         self.times: Counter[tuple[int, int]] = Counter()
@@ -115,7 +125,7 @@ class _Heard:
             async for received in response.content.iter_any():
                 now_s = time.time()
                 for sent in parser.feed(received):
-                    if sent.event in ("paused", "resumed"):
+                    if sent.event in self._kinds:
                         event = json.loads(sent.data)
                         self.lags_ms.append((now_s - datetime.fromisoformat(event["ts"]).timestamp()) * 1000)
                         self.times[stream, event["seq"]] += 1
@@ -123,9 +133,11 @@ class _Heard:
 
 
 @asynccontextmanager
-async def _open(cluster: Cluster, paths: Sequence[str]) -> AsyncIterator[_Heard]:
+async def _open(
+    cluster: Cluster, paths: Sequence[str], kinds: Sequence[str] = ("paused", "resumed")
+) -> AsyncIterator[_Heard]:
     """Yield what is heard on these streams, when all of them are open."""
-    heard, gate = _Heard(), asyncio.Semaphore(_OPENING)
+    heard, gate = _Heard(kinds), asyncio.Semaphore(_OPENING)
     timeout = aiohttp.ClientTimeout(total=None)
     headers = {"Authorization": f"Bearer {cluster.key}", "Accept": "text/event-stream"}
     async with AsyncExitStack() as stack:
@@ -164,9 +176,22 @@ async def _told(
             await heard.at_least(count * hearers)
     assert len(heard.times) == count * hearers, f"{len(heard.times)} of {count * hearers} came"
     assert max(heard.times.values()) == 1, "an event came twice"
+    return {"eventsPerS": rate_per_s, **_lags(heard)}
+
+
+async def _ticked(cluster: Cluster, streams: int, seconds: int, *, every_s: float, apart_s: float) -> dict[str, Any]:
+    """Return how late the ticks of the deployment that does nothing come, the streams' first ones `apart_s`."""
+    begin_s = time.time() + _OPENED_S
+    paths = [f"{noop.PATH}/events?first_s={begin_s + number * apart_s}&every_s={every_s}" for number in range(streams)]
+    async with _open(cluster, paths, kinds=("tick",)) as heard:
+        assert time.time() < begin_s, "the streams were not open in time"
+        await asyncio.sleep(begin_s + seconds - time.time())
+        return _lags(heard)
+
+
+def _lags(heard: _Heard) -> dict[str, Any]:
     cuts = statistics.quantiles(heard.lags_ms, n=100)
     return {
-        "eventsPerS": rate_per_s,
         "received": len(heard.lags_ms),
         "lagP50Ms": round(cuts[49], 1),
         "lagP99Ms": round(cuts[98], 1),
