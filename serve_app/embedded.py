@@ -24,6 +24,7 @@ from rayhaul.client.endpoint import write_last_up, write_up_file
 from rayhaul.errors import RayhaulError, ServiceError
 from rayhaul.settings import S3Settings, Settings
 from rayhaul.trace_export import check_exporter
+from serve_app.kept_store import KeptStore
 from serve_app.seaweed import Seaweed, StorePorts, settings_of
 from serve_app.starting import (
     StartRefused,
@@ -188,8 +189,9 @@ class EmbeddedCluster:
         if ports is not None and not all(_is_free("127.0.0.1", port) for port in ports):
             ports = None  # links given out earlier will not work, but all else will
         store = Seaweed(self._place.data_dir / _BUCKET_DIR, ports=ports)
-        store.start()
-        self._stack.callback(store.stop)
+        kept = KeptStore(store)
+        kept.start()
+        self._stack.callback(kept.stop)
         ports_path.write_text(" ".join(map(str, store.ports)))
         # In a store of its own nobody else uploads.
         sweep = self._settings.sweep.model_copy(update={"owns_prefix": True})

@@ -109,6 +109,11 @@ class Seaweed:
         return self._process.pid
 
     @property
+    def exit_code(self) -> int | None:
+        """What the store's process has ended with; None while it runs, or where it was stopped."""
+        return None if self._process is None else self._process.poll()
+
+    @property
     def log_path(self) -> Path:
         return self._directory / "weed.log"
 
@@ -117,13 +122,13 @@ class Seaweed:
 
         Raises: Unavailable with the last lines of the log.
         """
-        with closing(self._starting()) as waits:
+        with closing(self.starting()) as waits:
             for _ in waits:
                 time.sleep(_POLL_S)
 
     async def __aenter__(self) -> Self:
         # Its looks at the store block the loop for a moment each; nothing else can run before there is a bucket.
-        with closing(self._starting()) as waits:
+        with closing(self.starting()) as waits:
             for _ in waits:
                 await asyncio.sleep(_POLL_S)
         return self
@@ -145,6 +150,11 @@ class Seaweed:
     def kill(self) -> None:
         """End the store at once, as a crash would."""
         self._end()
+
+    def bury(self) -> None:
+        """Clear away a store that has died; the next start takes the same ports, which clients know."""
+        self._end()
+        self._ports_wanted = self._ports
 
     def _end(self) -> None:
         if self._process is None:
@@ -221,8 +231,11 @@ class Seaweed:
             "-s3.config=identity.json",
         ]
 
-    def _starting(self) -> Generator[None, None, None]:
-        """Start the process and yield until the bucket can be written; the caller sleeps in between."""
+    def starting(self) -> Generator[None, None, None]:
+        """Start the process and yield until the bucket can be written; the caller sleeps in between.
+
+        Closing it before that ends the process. Raises: Unavailable.
+        """
         restarts_left = _RESTARTS_MAX
         try:
             self._spawn()

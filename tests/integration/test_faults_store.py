@@ -1,9 +1,12 @@
 """Stores that fail or lie, through whole leases, by the fault matrix: SeaweedFS and rclone, lax and as strict as R2."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -17,6 +20,7 @@ from rayhaul.errors import LeaseLost, SinkBusy, SinkRefused, UploadLost
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, SOURCE_BYTES
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import MIB
+from serve_app.kept_store import KeptStore
 from serve_app.seaweed import Seaweed
 from tasks.budget import ByteBudget, Claim
 
@@ -213,6 +217,37 @@ async def test_f26_an_outage_is_ridden_out(bench: Bench) -> None:
     finally:
         bench.sink.calls._retries = usual
     assert len(control.parts) == 4
+
+
+async def test_f26_a_store_that_dies_is_started_again(tmp_path: Path) -> None:
+    """The embedded store is killed in the middle of a job and comes back: no part that was in is sent again."""
+    store = Seaweed(tmp_path)
+    kept = KeptStore(store)
+    await asyncio.to_thread(kept.start)
+    killed: dict[int, set[int]] = {}
+
+    def kill() -> None:
+        if len(control.parts) == 2 and not killed:
+            killed[store.pid] = {part.number for part in control.parts}
+            os.kill(store.pid, signal.SIGKILL)
+
+    control = Control(on_part=kill)
+    patient = SETTINGS.model_copy(update={"part_attempts_max": 40, "retry_base_s": 0.2, "retry_cap_s": 0.5})
+    try:
+        async with running(store.settings) as side:
+            bench = Bench(side)
+            bench.sink.calls._retries = patient
+            order = replace(await bench.order(8 * PART), connections=2)
+            await bench.check(order, await bench.run(order, control, settings=patient), 8 * PART)
+            ((pid, were_in),) = killed.items()
+            assert store.pid != pid
+            assert len(were_in) == 2
+            assert all(bench.proxy.count("upload_part", number) == 1 for number in were_in)
+            assert sorted(part.number for part in control.parts) == list(range(1, 9))
+    finally:
+        # It would take three seconds to end by itself.
+        os.kill(store.pid, signal.SIGKILL)
+        await asyncio.to_thread(kept.stop)
 
 
 async def test_an_outage_is_not_hammered(seaweed: Bench) -> None:
