@@ -5,15 +5,20 @@ RAYHAUL_NULL=coding pytest -p null_checks tests/integration/test_probe.py
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
+import botocore.handlers
+from yarl import URL
 
 import actors.draft
 import actors.sweeping
+import rayhaul.errors
 import rayhaul.policy.mirrors
+import rayhaul.policy.naming
 import rayhaul.policy.retry
+import serve_app.kept_store
 import tasks.answer
 import tasks.arriving
 import tasks.bodies
@@ -35,6 +40,8 @@ import tasks.sink
 import tasks.source
 import tasks.speed
 import tasks.store_calls
+import tasks.store_puts
+import tasks.transfer
 import tasks.upload
 
 
@@ -96,6 +103,75 @@ async def _rest_unchecked(feed: Any, hedge: Any, _crc_given: int) -> memoryview:
     return memoryview(hedge.data)[feed.given_bytes :]
 
 
+def _promised(answer: Any, filename: str | None) -> Any:
+    """Believe Accept-Ranges."""
+    metadata = _read_whole(answer, filename)
+    return replace(metadata, rangeable=answer.headers.get("Accept-Ranges") == "bytes")
+
+
+def _one_by_one() -> None:
+    """Read one range after the other."""
+    made = tasks.lanes.Lanes.bring
+
+    async def bring(self: Any, plan: Any, *, lanes_count: int) -> None:
+        del lanes_count
+        await made(self, plan, lanes_count=1)
+
+    setattr(tasks.lanes.Lanes, "bring", bring)  # noqa: B010 - mypy refuses the plain assignment
+
+
+def _with_head() -> None:
+    """Ask by HEAD."""
+    made = tasks.egress.GuardedClient._send
+
+    async def send(self: Any, method: str, *about: Any) -> Any:
+        return await made(self, "HEAD" if method == "GET" else method, *about)
+
+    setattr(tasks.egress.GuardedClient, "_send", send)  # noqa: B010 - mypy refuses the plain assignment
+
+
+def _follows_on() -> None:
+    """Follow redirects for long."""
+    made = tasks.egress.GuardedClient.__init__
+
+    def begin(self: Any, egress: Any, *about: Any, **more: Any) -> None:
+        made(self, egress.model_copy(update={"redirects_max": 50}), *about, **more)
+
+    setattr(tasks.egress.GuardedClient, "__init__", begin)  # noqa: B010 - mypy refuses the plain assignment
+
+
+async def _lost(_self: Any, _key: str, _parts: Any, _mark: Any, lost: Exception) -> str:
+    raise lost
+
+
+def _blind_to_200() -> None:
+    """Take every 200 of the store for success."""
+    blinded = [entry for entry in botocore.handlers.BUILTIN_HANDLERS if "_handle_200_error" not in repr(entry)]
+    botocore.handlers.BUILTIN_HANDLERS[:] = blinded
+
+
+def _no_vanishing() -> None:
+    """Take an upload that is gone for any refusal."""
+    made = tasks.store_calls.classify
+
+    def classify(code: str, status: int, **more: Any) -> Any:
+        return made("" if code == "NoSuchUpload" else code, status, **more)
+
+    for owner in (tasks.store_calls, tasks.store_puts):
+        setattr(owner, "classify", classify)  # noqa: B010 - mypy refuses the plain assignment
+
+
+def _as_refusal() -> None:
+    """Take 403s of a store for what another try cures."""
+    made = tasks.store_calls.classify
+
+    def classify(code: str, status: int, **more: Any) -> Any:
+        return made(code, 503 if status == _FORBIDDEN else status, **more)
+
+    for owner in (tasks.store_calls, tasks.store_puts):
+        setattr(owner, "classify", classify)  # noqa: B010 - mypy refuses the plain assignment
+
+
 def _nothing(*_args: Any, **_more: Any) -> None:
     pass
 
@@ -105,6 +181,8 @@ async def _nothing_later(*_args: Any, **_more: Any) -> None:
 
 
 SAME = tasks.source._Version.SAME
+_read_whole = tasks.probe._read_whole
+_FORBIDDEN = 403
 
 NULLS = {
     "range": Null(
@@ -116,6 +194,91 @@ NULLS = {
         "each answer must show the pinned version",
         _is(tasks.source, "_shown_version", lambda *_args: SAME),
         "tests/integration/test_source.py::test_change_between_ranges",
+    ),
+    "accept-ranges": Null(
+        "Accept-Ranges proves nothing",
+        _is(tasks.probe, "_read_whole", _promised),
+        "tests/integration/test_probe.py::test_probe_of_an_odd_file",
+    ),
+    "416": Null(
+        "a 416 that tells the pinned length is no change",
+        _is(tasks.source, "unsatisfied_total", _nothing),
+        "tests/integration/test_faults_source.py::test_416_in_the_middle",
+    ),
+    "size": Null(
+        "a body of unknown length has a limit",
+        _is(tasks.transfer._Transfer, "_check_size", _nothing),
+        "tests/integration/test_transfer.py::test_a_limit_of_size_holds",
+    ),
+    "get": Null(
+        "the probe is a GET",
+        _with_head,
+        "tests/integration/test_probe.py::test_probe_of_a_good_file",
+    ),
+    "redirects": Null(
+        "redirects end",
+        _follows_on,
+        "tests/integration/test_faults_source.py::test_f13_redirects_that_never_end",
+    ),
+    "downgrade": Null(
+        "https does not become http",
+        _is(tasks.guard.AddressGuard, "check_redirect", lambda self, base, to: self._checked(base.join(URL(to)))),
+        "tests/integration/test_egress.py::test_redirect_may_not_leave_tls",
+    ),
+    "name": Null(
+        "`filename*` comes before `filename`",
+        _is(rayhaul.policy.naming, "_extended_value", lambda _value: ""),
+        "tests/unit/test_naming.py::test_name_from_the_header",
+    ),
+    "name-safe": Null(
+        "file names are made safe",
+        _is(rayhaul.policy.naming, "clean", lambda name: name),
+        "tests/integration/test_probe.py::test_name_comes_from_the_header_or_the_final_url",
+    ),
+    "parallel": Null(
+        "ranges come over connections of their own",
+        _one_by_one,
+        "tests/integration/test_transfer.py::test_ranges_run_in_parallel_within_their_limit",
+    ),
+    "expired": Null(
+        "an expired link behind a redirect is tried again",
+        _is(tasks.source, "EXPIRED", frozenset()),
+        "tests/integration/test_source.py::test_expired_link_of_a_redirect_is_made_anew",
+    ),
+    "names": Null(
+        "a name that cannot be resolved is tried again",
+        _is(rayhaul.errors.SourceUnreachable, "retryable", None),
+        "tests/integration/test_faults_source.py::test_f16_names_that_come_and_go",
+    ),
+    "adopted": Null(
+        "an object whose Complete's answer was lost is taken",
+        _is(tasks.sink.Sink, "_adopted", _lost),
+        "tests/integration/test_faults_store.py::test_f22_complete_whose_answer_is_lost",
+    ),
+    "error-in-200": Null(
+        "an error inside a 200 is one",
+        _blind_to_200,
+        "tests/integration/test_faults_store.py::test_f23_an_error_inside_a_200",
+    ),
+    "vanished": Null(
+        "an upload that is gone ends the lease",
+        _no_vanishing,
+        "tests/integration/test_faults_store.py::test_f24_an_upload_that_vanishes",
+    ),
+    "refused": Null(
+        "a store that refuses us is not asked again",
+        _as_refusal,
+        "tests/integration/test_faults_store.py::test_f27_f28_a_bucket_that_refuses_us",
+    ),
+    "kept-store": Null(
+        "the embedded store is started again",
+        _is(serve_app.kept_store.KeptStore, "_start_again", lambda _self, wait_s: wait_s),
+        "tests/integration/test_faults_store.py::test_f26_a_store_that_dies_is_started_again",
+    ),
+    "shown-crc": Null(
+        "the object must show the CRC-64/NVME of the bytes sent",
+        _is(tasks.sink, "told_crc", _nothing),
+        "tests/integration/test_transfer.py::test_an_object_that_shows_another_crc_is_noticed",
     ),
     "length": Null("a body must have its length", _unbounded, "tests/integration/test_source.py::test_bad_whole"),
     "reset": Null(

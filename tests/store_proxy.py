@@ -56,6 +56,8 @@ class Fault:
     hang: bool = False
     #: Response headers that do not get through, in lower case.
     hide_headers: tuple[str, ...] = ()
+    #: Response headers that say something else than the store did.
+    replace_headers: Mapping[str, str] = field(default_factory=dict)
     #: ListParts does not show this part, and shows one that is not there.
     hide_part: int | None = None
     invent_part: int | None = None
@@ -221,6 +223,7 @@ class StoreProxy:
             kept = answer.headers.copy()
             for name in ("Transfer-Encoding", "Date", "Server", *fault.hide_headers):
                 kept.popall(name, None)
+            kept.update(fault.replace_headers)
             if request.method != "HEAD":
                 kept.popall("Content-Length", None)
             return web.Response(status=answer.status, headers=kept, body=content or None)

@@ -93,7 +93,7 @@ async def test_ranges_run_in_parallel_within_their_limit(bench: Bench) -> None:
     order = replace(await bench.order(40 * MIB), connections=3)
     control = Control()
     await bench.run(order, control)
-    assert bench.origin.connections_open_max <= 3
+    assert bench.origin.connections_open_max == 3
     assert bench.ranges() == list(range(1, 9))
     assert control.steps == ["opened", *["part"] * 8, "commit"]
     assert control.session is not None
@@ -350,6 +350,14 @@ async def test_an_object_that_is_not_what_was_sent_is_noticed(bench: Bench, hidd
     bench.proxy.fail("head", Fault(hide_headers=(hidden,)))
     with pytest.raises(SinkError, match="The object has"):
         await bench.run(await bench.order(2 * PART))
+
+
+async def test_an_object_that_shows_another_crc_is_noticed(bench: Bench) -> None:
+    """A store that shows another CRC-64/NVME of the object than that of the bytes sent has not what was sent."""
+    bench.proxy.fail("head", Fault(replace_headers={"x-amz-checksum-crc64nvme": crc_text(1)}))
+    with pytest.raises(ChecksumMismatch, match="The bucket shows another CRC"):
+        await bench.run(await bench.order(2 * PART))
+    assert bench.proxy.count("complete") == 1
 
 
 async def test_an_upload_that_vanishes_ends_the_lease(bench: Bench) -> None:

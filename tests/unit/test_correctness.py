@@ -37,3 +37,9 @@ def test_every_detail_and_fault_has_a_row_with_a_test() -> None:
 def test_named_test_exists(path: str, name: str) -> None:
     """A test that was renamed or taken away is missed here."""
     assert name in names_in(path)
+
+
+def test_the_number_of_checks_switched_off_is_told() -> None:
+    """The document tells as many checks as there are."""
+    checks = re.findall(r'^    "[\w-]+": Null\(', (ROOT / "tests" / "null_checks.py").read_text(), re.MULTILINE)
+    assert f"{len(checks)} of {len(checks)} do." in TABLE
