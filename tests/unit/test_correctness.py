@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs" / "correctness.md").read_text()
 #: What comes after the two tables is measured, not promised.
 PROMISED = TABLE.partition("## With a check switched off")[0]
-ROWS = dict(re.findall(r"^\| (\d+|F\d\d) \| (.*) \|$", PROMISED, re.MULTILINE))
+ROWS = dict(re.findall(r"^\| (\d+|F\d\d|R\d) \| (.*) \|$", PROMISED, re.MULTILINE))
 SOURCES = (ROOT / "docs" / "sources.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE + SOURCES)))
 
@@ -27,8 +27,9 @@ def names_in(path: str) -> frozenset[str]:
 
 
 def test_every_detail_and_fault_has_a_row_with_a_test() -> None:
-    """The twenty details, F01 to F29, and behind each at least one test."""
+    """The twenty details, F01 to F29, R1 to R5, and behind each at least one test."""
     wanted = [str(number) for number in range(1, 21)] + [f"F{number:02}" for number in range(1, 30)]
+    wanted += [f"R{number}" for number in range(1, 6)]
     assert list(ROWS) == wanted
     assert all(re.search(r"`tests/[\w/]+\.py::test_\w+`", row) for row in ROWS.values())
 
