@@ -1,7 +1,7 @@
 // One job: how far it is, who carries which parts, what happened to it, and what can be done.
 
 import { follow, get, post, ask } from "./api.js";
-import { bar, clock, el, facts, isFinal, moment, nameOf, notice, rate, setBar, size, span, status } from "./show.js";
+import { bar, clock, el, facts, isFinal, keepingFocus, moment, nameOf, notice, rate, setBar, size, span, status } from "./show.js";
 
 const CELLS_MAX = 600;
 const POLL_MS = 1000;
@@ -34,12 +34,17 @@ export async function jobView(session, id) {
   const buttons = el("div", { class: "row actions" });
   const seen = new Set();
   let isTold = false;
+  let drawn = "";
 
   function draw() {
     const { progress: now } = job;
     setBar(progress, job.status === "completed" ? 1 : now.bytes, job.status === "completed" ? 1 : now.bytesTotal ?? 1);
     far.textContent = [`${size(now.bytes)} of ${size(now.bytesTotal)}`, now.partsTotal ? `${now.partsDone} of ${now.partsTotal} parts` : "",
       isFinal(job) ? "" : rate(now.bytesPerSecond), isFinal(job) || now.etaSeconds === null ? "" : `${span(now.etaSeconds)} left`].filter(Boolean).join(" · ");
+    // While bytes alone move, buttons keep the focus, a selection stays, and no alert is told again.
+    const rest = JSON.stringify({ ...job, progress: null });
+    if (rest === drawn) return;
+    drawn = rest;
     top.replaceChildren(
       job.error ? el("div", { class: "problem", role: "alert" }, el("p", {}, el("strong", {}, job.error.code), ` ${job.error.message}`), el("p", {}, ADVICE[job.error.fault] ?? "")) : "",
       facts([
@@ -49,11 +54,11 @@ export async function jobView(session, id) {
         ["Asked for", moment(job.createdAt)], ["Ended", moment(job.completedAt)], ["Tries again", job.status === "queued" ? moment(job.nextAttemptAt) : null],
         ["Correlation id", job.correlationId],
       ]));
-    buttons.replaceChildren(
+    keepingFocus(buttons, () => buttons.replaceChildren(
       job.status === "completed" ? el("button", { class: "main", type: "button", onclick: download }, "Download") : "",
       job.status === "completed" ? el("button", { type: "button", onclick: receipt }, "Receipt") : "",
       ...(session.scopes.includes("write") ? ACTIONS.filter(([, , fits]) => fits(job)).map(([text, verb]) => el("button", { type: "button", onclick: () => act(() => post(`/jobs/${id}/${verb}`)) }, text)) : []),
-      session.scopes.includes("write") && !isFinal(job) ? el("button", { type: "button", onclick: () => act(() => ask("DELETE", `/jobs/${id}`)) }, "Cancel") : "");
+      session.scopes.includes("write") && !isFinal(job) ? el("button", { type: "button", onclick: () => act(() => ask("DELETE", `/jobs/${id}`)) }, "Cancel") : ""));
   }
 
   async function act(work) {

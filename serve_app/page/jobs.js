@@ -6,6 +6,8 @@ import { bar, cell, el, isFinal, nameOf, notice, rate, setBar, size, span, statu
 const PAGE = 100;
 // Jobs that changed at once beyond this are read as a list, not one by one.
 const ONE_BY_ONE_MAX = 8;
+// Beyond, the list is read anew from its top: a page that is looked at for days does not grow for days.
+const ROWS_MAX = 2000;
 const HEADS = [["Name"], ["Status"], ["Progress"], ["Size", "number wide"], ["Speed", "number wide"], ["Left", "number wide"]];
 
 export async function jobsView(session) {
@@ -18,6 +20,7 @@ export async function jobsView(session) {
   const list = table("Jobs", HEADS, []);
   list.querySelector("tbody").replaceWith(body);
   let cursor = null;
+  let oldest = "";
   let dirty = new Set();
   let pending = null;
 
@@ -34,6 +37,7 @@ export async function jobsView(session) {
     }
     for (const job of page.jobs) put(job, true);
     cursor = page.nextCursor;
+    oldest = page.jobs.at(-1)?.id ?? "";
     more.hidden = !cursor;
     empty.hidden = rows.size > 0;
   }
@@ -50,18 +54,21 @@ export async function jobsView(session) {
       draw(known);
       return;
     }
-    const made = { job, row: el("tr"), bar: bar(`Progress of ${nameOf(job)}`, 0, 1), cells: {} };
-    made.cells = { name: cell("", "name"), status: cell(""), bar: cell(made.bar), size: cell("", "number wide"), speed: cell("", "number wide"), left: cell("", "number wide") };
+    // Ids are in the order of time. What changed and is older than all that is shown comes with the older ones.
+    if (!atEnd && cursor && job.id < oldest) return;
+    const below = atEnd ? null : [...body.children].find((row) => row.dataset.key < job.id);
+    const made = { job, link: el("a", { href: `#/jobs/${job.id}`, title: job.url }), row: el("tr", { "data-key": job.id }), bar: bar(`Progress of ${nameOf(job)}`, 0, 1), cells: {} };
+    made.cells = { name: cell(made.link, "name"), status: cell(""), bar: cell(made.bar), size: cell("", "number wide"), speed: cell("", "number wide"), left: cell("", "number wide") };
     made.row.append(...Object.values(made.cells));
     rows.set(job.id, made);
     draw(made);
-    if (atEnd) body.append(made.row);
-    else body.prepend(made.row);
+    if (below) below.before(made.row);
+    else body.append(made.row);
     empty.hidden = true;
   }
 
-  function draw({ job, cells, bar: made }) {
-    cells.name.replaceChildren(el("a", { href: `#/jobs/${job.id}`, title: job.url }, nameOf(job)));
+  function draw({ job, link, cells, bar: made }) {
+    if (link.textContent !== nameOf(job)) link.textContent = nameOf(job);
     cells.status.replaceChildren(status(job.status), job.error && job.status === "failed" ? el("span", { class: "hint" }, ` ${job.error.code}`) : "");
     drawProgress(cells, made, job);
   }
@@ -108,12 +115,13 @@ export async function jobsView(session) {
         if (filter.value) query.set("status", filter.value);
         const page = await get(`/jobs?${query}`);
         const there = new Set(page.jobs.map((job) => job.id));
-        for (const job of page.jobs.toReversed?.() ?? page.jobs.reverse()) put(job, false);
+        for (const job of page.jobs) put(job, false);
         // What has left the filter, or is further down, is asked for as long as it is few.
         for (const id of ids.filter((one) => rows.has(one) && !there.has(one)).slice(0, ONE_BY_ONE_MAX)) put(await get(`/jobs/${id}`), false);
       } else {
         for (const id of ids) put(await get(`/jobs/${id}`), false);
       }
+      if (rows.size > ROWS_MAX) await load(true);
     } catch (error) {
       notice(error.message, "bad");
     }

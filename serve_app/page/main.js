@@ -1,7 +1,7 @@
 // Who is here, which view is shown, and what ends when it is left.
 
 import { Refused, ask, get, post } from "./api.js";
-import { el, notice } from "./show.js";
+import { el, focusHeading, notice } from "./show.js";
 import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
 import { agentsView, deadView, healthView, hostsView, queueView } from "./operate.js";
@@ -23,6 +23,7 @@ const VIEWS = [
 
 let session = null;
 let leave = () => {};
+let shows = 0;
 
 function signIn(why = "") {
   nav.hidden = true;
@@ -40,7 +41,8 @@ function signIn(why = "") {
     try {
       session = await post("/session", { key: field.value.trim() });
       notice("");
-      show();
+      await show();
+      focusHeading();
     } catch (error) {
       notice(error.status === 401 ? "This is no valid API key." : error.message, "bad");
       field.select();
@@ -52,6 +54,7 @@ function signIn(why = "") {
 }
 
 async function signOut() {
+  shows += 1;
   leave();
   leave = () => {};
   await ask("DELETE", "/session").catch(() => {});
@@ -69,17 +72,24 @@ function drawFrame(current) {
 async function show() {
   leave();
   leave = () => {};
+  shows += 1;
+  const mine = shows;
   const path = location.hash || "#/";
   const found = VIEWS.find(([pattern]) => pattern.test(path)) ?? VIEWS[0];
   drawFrame(found[3]);
   document.title = `${found[1]} · Rayhaul`;
   try {
     const { content, stop } = await found[2](session, ...(path.match(found[0])?.slice(1) ?? []));
+    // Another one was asked for while this one was read.
+    if (mine !== shows) {
+      stop?.();
+      return;
+    }
     main.replaceChildren(content);
     leave = stop ?? (() => {});
     document.title = `${main.querySelector("h1")?.textContent ?? found[1]} · Rayhaul`;
   } catch (error) {
-    failed(error);
+    if (mine === shows) failed(error);
   }
 }
 
@@ -89,8 +99,13 @@ export function failed(error) {
     signIn("Your key holds no longer.");
     return;
   }
-  main.replaceChildren(el("h1", {}, "This can not be shown"), el("p", {}, error.message), el("button", { type: "button", onclick: show }, "Try again"));
+  main.replaceChildren(el("h1", {}, "This can not be shown"), el("p", {}, error.message), el("button", { type: "button", onclick: () => show().then(focusHeading) }, "Try again"));
 }
 
-addEventListener("hashchange", () => session && show().then(() => main.focus()));
+// As a link it would be one to another view.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+addEventListener("hashchange", () => session && show().then(focusHeading));
 get("/session").then((found) => { session = found; show(); }).catch((error) => (error.status === 401 ? signIn() : failed(error)));

@@ -1,16 +1,19 @@
 // Queue, dead letters, agents, hosts, alerts and SLOs: read every two seconds while they are looked at.
 
 import { ask, get, post } from "./api.js";
-import { bar, cell, el, moment, nameOf, notice, rate, span, status, table } from "./show.js";
+import { bar, cell, el, keepingFocus, moment, morph, nameOf, notice, rate, span, status, table } from "./show.js";
 
 const POLL_MS = 2000;
 
 // Reads again and again; what an older release of the API does not have is said, not hidden.
 async function polled(title, draw) {
   const place = el("div");
-  const once = async () => place.replaceChildren(...(await draw(once)));
+  const once = async () => {
+    const next = el("div", {}, await draw(once));
+    keepingFocus(place, () => morph(place, next));
+  };
   await once();
-  const timer = setInterval(() => { if (!document.hidden && !place.contains(document.activeElement)) once().catch((error) => notice(error.message, "bad")); }, POLL_MS);
+  const timer = setInterval(() => { if (!document.hidden) once().catch((error) => notice(error.message, "bad")); }, POLL_MS);
   return { content: el("div", {}, el("h1", {}, title), place), stop: () => clearInterval(timer) };
 }
 
@@ -18,7 +21,6 @@ const act = (work, then) => async () => {
   try {
     await work();
     notice("");
-    document.activeElement?.blur();
     await then();
   } catch (error) {
     notice(error.message, "bad");
@@ -45,7 +47,7 @@ export const queueView = (session) => polled("Queue", async (again) => {
 export const deadView = (session) => polled("Dead letters", async (again) => {
   const { jobs } = await get("/dlq?limit=100");
   if (!jobs.length) return [el("p", { class: "hint" }, "None: no job has run out of attempts.")];
-  return [table("Dead letters", [["Name"], ["Since", "wide"], ["Why"], ["Actions"]], jobs.map((job) => el("tr", {},
+  return [table("Dead letters", [["Name"], ["Since", "wide"], ["Why"], ["Actions"]], jobs.map((job) => el("tr", { "data-key": job.id },
     cell(el("a", { href: `#/jobs/${job.id}`, title: job.url }, nameOf(job)), "name"), cell(moment(job.deadLetteredAt), "wide"),
     cell(job.error ? `${job.error.code}: ${job.error.message}` : ""),
     cell(session.scopes.includes("write") ? [
@@ -60,7 +62,7 @@ const absent = (error) => {
 
 export const agentsView = () => polled("Agents", async (again) => {
   const [{ agents }, scaling] = await Promise.all([get("/agents"), get("/scaling?limit=20").catch(absent)]);
-  return [agents.length ? table("Agents", [["Agent"], ["State"], ["Capacity"], ["Slots", "number"], ["Speed", "number wide"], ["Heard", "number wide"], ["Actions"]], agents.map((agent) => el("tr", {},
+  return [agents.length ? table("Agents", [["Agent"], ["State"], ["Capacity"], ["Slots", "number"], ["Speed", "number wide"], ["Heard", "number wide"], ["Actions"]], agents.map((agent) => el("tr", { "data-key": agent.agent },
     cell(agent.agent), cell([status(agent.unfit ? "unfit" : agent.state), agent.unfit ? el("span", { class: "hint" }, ` ${agent.unfit}`) : ""]),
     cell([bar(`Capacity of ${agent.agent} in use`, agent.capacityPct, 100), el("span", { class: "hint" }, ` ${Math.round(agent.capacityPct)} %`)]),
     cell(`${agent.slotsUsed} of ${agent.slots}`, "number"), cell(rate(agent.bytesPerSecond), "number wide"), cell(`${span(agent.heartbeatAgeSeconds)} ago`, "number wide"),

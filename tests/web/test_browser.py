@@ -1,81 +1,23 @@
 """The page in a real Chromium, over the real API and the small plane: what a person does, and what they hear of it."""
 
 import re
-import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from time import time
 from typing import Any
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from control_scene import PROGRESS, scene_of
-from plane import Site, listening, site_at
-from playwright.async_api import Browser, Page, Request, Route, async_playwright, expect
+from look import check_accessible, opened, sign_in
+from plane import Site
+from playwright.async_api import Browser, Page, Request, Route, expect
 
 from rayhaul.errors import Internal, SourceBusy
 from rayhaul.job import JobEvent, JobResult, utc
 from rayhaul.ledger.base import Batch, ScalingRecord, Viewer
 
-CHROMIUM = shutil.which("chromium")
-#: Without these it looks for its maker's servers (peter.sh/experiments/chromium-command-line-switches).
-_SWITCHES = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 MANY = 1000
-#: On a machine that other tests keep busy.
-_TIMEOUT_MS = 20_000
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not here (Debian: apt-get install chromium)")
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with site_at(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        found = await playwright.chromium.launch(executable_path=CHROMIUM, args=_SWITCHES)
-        yield found
-        await found.close()
-
-
-@pytest.fixture
-async def page(site: Site, browser: Browser) -> AsyncIterator[Page]:
-    """The page as it is before anybody has signed in; an error in its scripts fails the test."""
-    async with listening(site.app) as url:
-        context = await browser.new_context(base_url=url)
-        context.set_default_timeout(_TIMEOUT_MS)
-        expect.set_options(timeout=_TIMEOUT_MS)
-        found = await context.new_page()
-        broken: list[str] = []
-        found.on("pageerror", lambda error: broken.append(str(error)))
-        await found.goto("/")
-        yield found
-        await context.close()
-        assert broken == []
-
-
-async def sign_in(page: Page, site: Site, user: str = "alice") -> None:
-    await page.get_by_label("API key").fill(site.auth[user]["Authorization"].partition(" ")[2])
-    await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
-
-
-async def check_accessible(page: Page) -> None:
-    """No rule of WCAG 2 that axe-core knows is broken."""
-    found = await Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_sign_in_and_out(site: Site, page: Page) -> None:
@@ -233,19 +175,27 @@ async def test_scaling_decisions_are_shown(site: Site, page: Page) -> None:
 
 
 async def test_a_phone_in_the_dark(site: Site, browser: Browser) -> None:
-    """Nothing is wider than the screen, and the colours of the dark keep their contrast."""
-    await site.submit("alice")
-    async with listening(site.app) as url:
-        context = await browser.new_context(
-            base_url=url, color_scheme="dark", viewport={"width": 360, "height": 740}, has_touch=True
-        )
-        page = await context.new_page()
-        await page.goto("/")
-        await sign_in(page, site)
-        await expect(page.get_by_role("link", name="data.bin")).to_be_visible()
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    """No view is wider than the screen, and the colours of the dark keep their contrast."""
+    scene = await scene_of(site)
+    site.plane.tell_progress(scene.running, PROGRESS)
+    await site.submit(url=f"https://files.example/{'a-name-that-is-long-' * 9}.bin", key=f"alice/{'long' * 40}.bin")
+    async with opened(site, browser, color_scheme="dark", viewport={"width": 360, "height": 740}) as page:
         await check_accessible(page)
-        await context.close()
+        await sign_in(page, site, "olga")
+        for path, heading in [
+            ("#/", "Jobs"),
+            (f"#/jobs/{scene.running}", "data.bin"),
+            (f"#/jobs/{scene.dead}", "data.bin"),
+            ("#/queue", "Queue"),
+            ("#/dead", "Dead letters"),
+            ("#/agents", "Agents"),
+            ("#/hosts", "Hosts"),
+            ("#/health", "Alerts and SLOs"),
+        ]:
+            await page.evaluate("path => { location.hash = path; }", path)
+            await expect(page.get_by_role("heading", name=heading, level=1)).to_be_focused()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 360, path
+            await check_accessible(page)
 
 
 async def test_a_thousand_jobs(site: Site, page: Page) -> None:
