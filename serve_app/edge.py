@@ -5,7 +5,8 @@ It stands in every replica, so a replica's own port is no way round it.
 
 from collections.abc import Iterable
 
-from starlette.types import Scope
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rayhaul.errors import InvalidRequest, RayhaulError
 
@@ -24,6 +25,9 @@ _SERVE_KNOBS = frozenset(
         b"serve-multiplexed-model-id",
     }
 )
+
+#: Serve would send those of one session to one replica; it is no reason to refuse a request.
+_SESSION = frozenset({b"x-session-id", b"x_session_id"})
 
 
 class BodyTooLarge(InvalidRequest):
@@ -48,6 +52,27 @@ class KnobRefused(InvalidRequest):
     """A header field asks for what only the server decides."""
 
     http_status = 400
+
+
+class WithoutKnobs:
+    """An ASGI application that never sees Serve's knobs.
+
+    Serve reads them before it asks the application: a deadline of a millisecond would be its 408, and one that is no
+    UTF-8 its 500. This stands before Serve's own reading, in each replica and in its proxies.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            scope["headers"] = [field for field in scope["headers"] if field[0].lower() not in _SERVE_KNOBS | _SESSION]
+        await self._app(scope, receive, send)
+
+
+def before_serve() -> list[Middleware]:
+    """Return what stands before Serve: it is told where this is by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    return [Middleware(WithoutKnobs)]
 
 
 def refusal(scope: Scope, *, body_bytes_max: int) -> RayhaulError | None:

@@ -110,18 +110,24 @@ class Embedded:
 
     def processes(self, name: str = "") -> dict[int, str]:
         """Return the cluster's processes whose command line contains `name`: pid -> command line."""
-        found = {}
+        commands, parents, ours = {}, {}, set()
         mark = os.fsencode(self.data_dir)
         for entry in Path("/proc").glob("[0-9]*"):
+            pid = int(entry.name)
             try:
                 marks = (entry / "environ").read_bytes() + os.fsencode((entry / "cwd").readlink())
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                commands[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                # pid (name) state parent, where a name may have anything in it.
+                parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             # Processes of the test itself have the directory in neither place.
-            if mark in marks and name in command:
-                found[int(entry.name)] = command
-        return found
+            if mark in marks:
+                ours.add(pid)
+        # Who gives itself a title may have written it over its environment, but stands below one that has not.
+        while below := {pid for pid, parent in parents.items() if parent in ours} - ours:
+            ours |= below
+        return {pid: commands[pid] for pid in ours if name in commands[pid]}
 
     def _keep_logs(self) -> Path:
         """Give the log files of the Ray session second names: `up` removes them when it ends."""

@@ -63,6 +63,7 @@ COMMON: dict[str, Check] = {
     "no token": exported("RAY_AUTH_MODE", "token"),
     "nice": exported("RAY_worker_niceness", "0"),
     "no HAProxy": exported("RAY_SERVE_ENABLE_HA_PROXY", "1"),
+    "obeys clients": exported("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.edge.before_serve"),
     "GCS forgets": lambda config: (
         exports(starts(config)[0]).items()
         >= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "$HOME/ray-gcs"}.items()
@@ -138,6 +139,7 @@ AWS_MISTAKES: list[tuple[str, Change]] = [
     ("no token", replaced(WORKER, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled")),
     ("nice", replaced(WORKER, "RAY_worker_niceness=0")),
     ("no HAProxy", replaced(WORKER, "RAY_SERVE_ENABLE_HA_PROXY=1")),
+    ("obeys clients", replaced(WORKER, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.edge.before_serve")),
     ("GCS forgets", replaced(HEAD, "RAY_gcs_storage=rocksdb")),
     ("GCS forgets", replaced(HEAD, "RAY_gcs_storage_path=$HOME/ray-gcs")),
     ("large object store", replaced(WORKER, "--object-store-memory=134217728")),

@@ -50,6 +50,7 @@ def test_the_rayservice_agrees_with_itself() -> None:
     assert head["rayStartParams"]["num-cpus"] == "0"
     environment = {entry["name"]: entry["value"] for entry in worker_pod["env"]}
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "serve_app.edge.before_serve"
     assert environment["RAYHAUL_SCALING__AGENTS_MAX"] == str(workers["maxReplicas"])
     assert environment["RAYHAUL_SCALING__AGENTS_MIN"] == str(workers["minReplicas"])
     settings = Settings.model_validate(
