@@ -29,8 +29,12 @@ _NAME_CHARACTERS_MAX = 200
 _CHARACTERS_MAX = 500
 #: What tests call the secrets that no line may have, and our keys.
 _SECRET = re.compile(r"tell-nobody|rayhaul_live_[0-9A-Za-z]{8}_")
-#: What a worker process writes to its stderr besides lines of ours: Ray's marks, Serve's words before it is configured.
-_RAYS_OWN = re.compile(r"|:(job_id|actor_name|task_name):.*|(INFO|WARNING) \d{4}-.* serve \d+ -- .*|  • .*")
+#: What a worker process writes to its stderr besides lines of ours: Ray's marks, what Ray has to say to a user (there
+#: and not in its own file), Serve's words before it is configured.
+_RAYS_OWN = re.compile(
+    r"|:(job_id|actor_name|task_name):.*|\{\"asctime\":.*\"message\":\":info_message:.*"
+    r"|(INFO|WARNING) \d{4}-.* serve \d+ -- .*|  • .*"
+)
 
 valid = fastjsonschema.compile(json.loads((files("rayhaul") / "log_schema.json").read_text()))
 

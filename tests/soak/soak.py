@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,6 +62,8 @@ OUTAGE_EVERY_S, OUTAGE_S = 60.0, 2.0
 SAMPLE_EVERY_S = 5.0
 #: What memory may grow by, of what it was: it goes up and down with the jobs under way.
 GROWTH_MAX = 0.03
+#: 16 MiB for the ledger's writer (rayhaul/ledger/connect.py), SQLite's own 2 MiB for each of the readers, statements.
+SQLITE_MIB_MAX = 40.0
 
 
 @dataclass(slots=True)
@@ -89,17 +91,20 @@ class Figures:
     rss_mib: list[float] = field(default_factory=list)
     #: As it was before that.
     rss_kept_mib_max: float = 0.0
+    #: Of it, what SQLite holds: caches of pages that fill up as the ledger grows, to a bound each has.
+    sqlite_mib: list[float] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
     @property
     def rss_growth_mib(self) -> float:
-        """Median of the last quarter over that of the second: the first one is warming up."""
-        quarter = max(1, len(self.rss_mib) // 4)
-        return median(self.rss_mib[-quarter:]) - median(self.rss_mib[quarter : 2 * quarter] or self.rss_mib)
+        """Median of the last quarter over that of the second, SQLite's caches apart: the first one is warming up."""
+        rest = [rss - cache for rss, cache in zip(self.rss_mib, self.sqlite_mib, strict=True)]
+        quarter = max(1, len(rest) // 4)
+        return median(rest[-quarter:]) - median(rest[quarter : 2 * quarter] or rest)
 
     @property
     def is_flat(self) -> bool:
-        return self.rss_growth_mib <= GROWTH_MAX * median(self.rss_mib)
+        return self.rss_growth_mib <= GROWTH_MAX * median(self.rss_mib) and max(self.sqlite_mib) <= SQLITE_MIB_MAX
 
     @property
     def is_good(self) -> bool:
@@ -219,14 +224,24 @@ class Soak:
             self.figures.store_outages += 1
 
     async def _sample(self) -> None:
-        process, libc = psutil.Process(), ctypes.CDLL(None)
+        process, libc, sqlite_bytes = psutil.Process(), ctypes.CDLL(None), sqlite_memory()
         figures = self.figures
         while True:
             gc.collect()
             figures.rss_kept_mib_max = max(figures.rss_kept_mib_max, round(process.memory_info().rss / MIB, 1))
             libc.malloc_trim(0)
             figures.rss_mib.append(round(process.memory_info().rss / MIB, 1))
+            figures.sqlite_mib.append(round(sqlite_bytes() / MIB, 1))
             await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+def sqlite_memory() -> Callable[[], int]:
+    """Return what tells the bytes that SQLite holds in this process (sqlite3_memory_used)."""
+    mapped = {each.path for each in psutil.Process().memory_maps() if "libsqlite3" in each.path}
+    # Some builds of Python have it in the interpreter itself.
+    told = ctypes.CDLL(next(iter(mapped), None)).sqlite3_memory_used
+    told.restype = ctypes.c_longlong
+    return told
 
 
 def _allowed(asked: Asked) -> set[str]:
@@ -274,8 +289,12 @@ async def surroundings(figures: Figures) -> AsyncIterator[Soak]:
         yield Soak(service, origin, proxy, bucket, figures)
 
 
+def _quarters(samples: Sequence[float]) -> list[float]:
+    quarter = max(1, len(samples) // 4)
+    return [median(samples[at : at + quarter]) for at in range(0, 4 * quarter, quarter)]
+
+
 def report(figures: Figures) -> dict[str, Any]:
-    quarter = max(1, len(figures.rss_mib) // 4)
     told = asdict(figures) | {
         "failed": dict(figures.failed),
         "gave_up": dict(figures.gave_up),
@@ -287,8 +306,9 @@ def report(figures: Figures) -> dict[str, Any]:
             "median": median(figures.rss_mib),
             "last": figures.rss_mib[-1],
             "max": max(figures.rss_mib),
-            "quarters": [median(figures.rss_mib[at : at + quarter]) for at in range(0, 4 * quarter, quarter)],
+            "quarters": _quarters(figures.rss_mib),
         },
+        "sqlite_mib": {"max": max(figures.sqlite_mib), "quarters": _quarters(figures.sqlite_mib)},
     }
     for name in ("corrupt", "lost", "doubled", "orphans"):
         told[f"{name}_count"] = len(getattr(figures, name))
