@@ -19,7 +19,10 @@ from rayhaul.wire import EventView, JobView, ProgressView
 #: Without a terminal a job's progress is told this often.
 LINE_S = 5.0
 
-_NAME_COLUMNS = 40
+#: `100% 1023.9 MiB of 1.4 GiB downloading 47:59:59` and the blanks between all columns.
+_FIGURES_COLUMNS = 50
+_NAME_COLUMNS_MIN, _NAME_COLUMNS_MAX = 12, 40
+_BAR_COLUMNS_MIN, _BAR_COLUMNS_MAX = 4, 40
 
 #: The beginning and the ends of a job, and progress.
 _TOLD_ELSEWHERE = frozenset(
@@ -169,14 +172,22 @@ def display(names: Mapping[str, str], *, quiet: bool) -> Iterator[Display]:
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         yield Lines(names)
         return
-    bars = Progress(
-        TextColumn("{task.description}", markup=False, table_column=Column(max_width=_NAME_COLUMNS, no_wrap=True)),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
+    with bars_on(Console(stderr=True, highlight=False)) as bars:
+        yield Bars(bars, names)
+
+
+def bars_on(console: Console) -> Progress:
+    """Return a `Progress` for `Bars`: names and bars give way where it is narrow, not figures."""
+    spare_columns = console.width - _FIGURES_COLUMNS
+    name_columns = min(max(spare_columns * 2 // 3, _NAME_COLUMNS_MIN), _NAME_COLUMNS_MAX)
+    bar_columns = min(max(spare_columns - name_columns, _BAR_COLUMNS_MIN), _BAR_COLUMNS_MAX)
+    return Progress(
+        TextColumn("{task.description}", markup=False, table_column=Column(max_width=name_columns, no_wrap=True)),
+        # What may be wrapped is what rich makes narrow first.
+        BarColumn(bar_columns, table_column=Column(no_wrap=True)),
+        TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[done]}", markup=False, table_column=Column(no_wrap=True, justify="right")),
         TextColumn("{task.fields[rate]}", markup=False, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
-        console=Console(stderr=True, highlight=False),
+        console=console,
     )
-    with bars:
-        yield Bars(bars, names)
