@@ -31,6 +31,7 @@ from rayhaul.errors import (
     SourceRefused,
 )
 from rayhaul.metrics import EGRESS_DENIED, Meter
+from rayhaul.origins import host_of
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings, TransferSettings
@@ -167,8 +168,7 @@ class GuardedClient:
 
     def budget_of(self, url: str, retries: TransferSettings) -> RetryBudget:
         """Return what the origin of a URL is asked to bear of second tries, by all in this process."""
-        target = URL(url)
-        origin = f"{target.raw_host}:{target.port}"
+        origin = host_of(url)
         while len(self._budgets) >= _BUDGETS_MAX and origin not in self._budgets:
             del self._budgets[next(iter(self._budgets))]
         return self._budgets.setdefault(

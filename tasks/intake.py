@@ -1,7 +1,7 @@
 """What one order reads from its sources: at its paces, counted as progress, by a fresh link where one has expired."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -84,6 +84,7 @@ class Reading:
         self._control = intake.control
         self._checksum_tells = intake.checksum_tells
         self._asked: set[int] = set()
+        self._failed_urls: Sequence[str] = ()
         self._is_ranged = True
         #: Whom was asked last.
         self._supply = self._supplies.main
@@ -92,6 +93,11 @@ class Reading:
     def source(self) -> int:
         """Which of the job's sources was asked last."""
         return self._supply.source
+
+    @property
+    def url(self) -> str:
+        """Where was asked last, as the job or its document names it."""
+        return self._supply.url
 
     def range(self, first_byte: int, end_byte: int) -> "AbstractAsyncContextManager[Flow]":
         """Give the bytes of a half-open range. What was read counts for nothing when the block fails.
@@ -128,13 +134,19 @@ class Reading:
 
     async def counts(self, error: RayhaulError) -> RayhaulError | None:
         """Return what a failure of the last block means for the part; None: another source is to be asked at once."""
+        self._failed_urls = ()
         if not isinstance(error, SourceError | EgressDenied):
             return error
         self._asked.add(self._supply.index)
         if await self._supplies.pick(self._asked, ranges=self._is_ranged) is not None:
             return None
+        self._failed_urls = self._supplies.urls_of(self._asked)
         self._asked.clear()
         return self._supplies.verdict(error, ranges=self._is_ranged)
+
+    def failed_urls(self) -> Sequence[str]:
+        """Return where the last round asked in vain, and the next one may ask again."""
+        return self._failed_urls
 
     @asynccontextmanager
     async def _flow(self, open_at: OpenAt) -> "AsyncIterator[Flow]":

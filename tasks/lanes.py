@@ -88,7 +88,7 @@ class Lanes:
             while (number := self._stripe.take()) is not None:
                 wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
                 try:
-                    await self._tries.again(partial(self._bring, wanted), counts=wanted.reading.counts)
+                    await self._tries.again(partial(self._bring, wanted), asking=wanted.reading)
                 finally:
                     self._drop(wanted)
         await self._hedges.stand_by(lanes)

@@ -57,6 +57,23 @@ class LeaseControl(Protocol):
         ...
 
 
+class Asking(Protocol):
+    """How a step gets what it reads from an order's sources."""
+
+    @property
+    def url(self) -> str:
+        """Where was asked last."""
+        ...
+
+    async def counts(self, error: RayhaulError) -> RayhaulError | None:
+        """Return what a failure means for the whole step; None: it goes on at once, and that was no try."""
+        ...
+
+    def failed_urls(self) -> Sequence[str]:
+        """Return where the try asked in vain, and the next one may ask again."""
+        ...
+
+
 class Tries:
     """Tries a step of a lease again, as long as the lease is ours and it may help."""
 
@@ -68,9 +85,9 @@ class Tries:
         meter: Meter,
         rng: Random,
         sink_budget: RetryBudget,
-        source_budget: RetryBudget,
+        source_budget: Callable[[str], RetryBudget],
     ) -> None:
-        """The budgets are those of the bucket and of the order's origin, each shared by all leases that use it."""
+        """The budgets are those of the bucket and of a URL's origin, each shared by all leases that use it."""
         self._control = control
         self._settings = settings
         self._meter = meter
@@ -78,15 +95,9 @@ class Tries:
         self._sink_budget = sink_budget
         self._source_budget = source_budget
 
-    async def again(
-        self,
-        try_once: Callable[[], Awaitable[T]],
-        *,
-        counts: Callable[[RayhaulError], Awaitable[RayhaulError | None]] | None = None,
-    ) -> T:
-        """Return what one try returned, of at most `part_attempts_max`.
+    async def again(self, try_once: Callable[[], Awaitable[T]], *, asking: Asking | None = None) -> T:
+        """Return what one try returned, of at most `part_attempts_max`. `asking`: how it reads, where it does.
 
-        `counts` says what a failure means for the whole step; None: it goes on at once, and that was no try.
         Raises: RayhaulError.
         """
         attempt = 0
@@ -98,18 +109,19 @@ class Tries:
             except RayhaulError as caught:
                 failed = caught
             else:
-                self._source_budget.succeeded()
+                if asking is not None:
+                    self._source_budget(asking.url).succeeded()
                 return done
-            error = failed if counts is None else await counts(failed)
+            error = failed if asking is None else await asking.counts(failed)
             if error is None:
                 attempt -= 1
                 continue
-            delay_s = self._delay_s(error, attempt)
+            delay_s = self._delay_s(error, attempt, [] if asking is None else asking.failed_urls())
             self._control.doing("waiting to try again")
             await asyncio.sleep(delay_s)
             self._control.doing("moving bytes")
 
-    def _delay_s(self, error: RayhaulError, attempt: int) -> float:
+    def _delay_s(self, error: RayhaulError, attempt: int, failed_urls: Sequence[str]) -> float:
         """Return the time until the next try. Raises: the error, where there is none."""
         if isinstance(error, ENDS_LEASE) or not error.retryable:
             raise error
@@ -118,9 +130,12 @@ class Tries:
                 self._meter.inc(SINK_RETRIES_EXHAUSTED)
             raise error
         _log.info("try %d failed: %s", attempt, error.message, extra={"code": error.code})
-        budget = self._sink_budget if isinstance(error, SinkError) else self._source_budget
+        # Each of them may be asked a second time, so each is spared.
+        sources = [self._source_budget(url) for url in failed_urls]
+        budgets = {id(one): one for one in ([self._sink_budget] if isinstance(error, SinkError) else sources)}
+        now_s = asyncio.get_running_loop().time()
         backoff_s = wait_s(error.failure(), attempt=attempt, settings=self._settings, rng=self._rng)
-        delay_s = max(backoff_s, budget.take(asyncio.get_running_loop().time()))
+        delay_s = max([backoff_s, *(budget.take(now_s) for budget in budgets.values())])
         if delay_s > HELD_WAIT_S_MAX:
             # So long a wait needs no slot: the job waits in the queue.
             raise error

@@ -202,6 +202,10 @@ class Supplies:
         )
         self._all[supply.index] = supply
 
+    def urls_of(self, indexes: Collection[int]) -> Sequence[str]:
+        """Return the URLs of those, of some sources, that are still read from."""
+        return [one.url for one in self._all.values() if one.index in indexes and one.left_out is None]
+
     # --- choosing ---
 
     async def pick(self, but: Collection[int], *, ranges: bool) -> Supply | None:

@@ -82,7 +82,7 @@ async def transfer(
         meter=sink.meter,
         rng=rng,
         sink_budget=sink.budget,
-        source_budget=client.budget_of(order.url, settings),
+        source_budget=partial(client.budget_of, retries=settings),
     )
     upload = Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock)
     line = Line(paces)
@@ -232,7 +232,7 @@ class _Transfer:
         async with AsyncExitStack() as stack:
             # Only what fails before the first byte is tried again here: the rest would have to begin anew.
             reading = self._intake.reading()
-            body = await self._tries.again(lambda: stack.enter_async_context(reading.whole()), counts=reading.counts)
+            body = await self._tries.again(lambda: stack.enter_async_context(reading.whole()), asking=reading)
             parts = await stack.enter_async_context(aclosing(self._cut(body, reading.source)))
             first = await anext(parts)
             if first.is_last and not (self._upload.has_session and first.data):
@@ -246,7 +246,7 @@ class _Transfer:
         self._keep_whole()
         room = self.rooms.room(size_bytes)
         reading = self._intake.reading()
-        data = await self._tries.again(partial(self._fetch_whole, reading, room), counts=reading.counts)
+        data = await self._tries.again(partial(self._fetch_whole, reading, room), asking=reading)
         return await self._put(_Part(data, room, is_last=True, source=reading.source))
 
     # --- parts in memory ---
@@ -297,7 +297,7 @@ class _Transfer:
             room = self.rooms.room(end_byte - first_byte)
             reading = self._intake.reading()
             fetching = partial(self._fetch_range, reading, first_byte, end_byte, room)
-            data = await self._tries.again(fetching, counts=reading.counts)
+            data = await self._tries.again(fetching, asking=reading)
             yield self._read(data, room, is_last=number == plan.parts_count, source=reading.source)
 
     async def _cut(self, body: AsyncIterator[bytes], source: int) -> AsyncGenerator[_Part, None]:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lease_bench import PART, WAYS, Bench, Control, Side, running, through
+from lease_bench import PART, SETTINGS, WAYS, Bench, Control, Side, running, through
 from origin import Origin, content_sha256
 
-from rayhaul.errors import ChecksumMismatch, EgressDenied, SourceFailed, SourceNotFound, SourceTooLarge
+from rayhaul.errors import ChecksumMismatch, EgressDenied, SourceBusy, SourceFailed, SourceNotFound, SourceTooLarge
 from rayhaul.job import JobResult, Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import SOURCES_LEFT_OUT
 from rayhaul.origins import Source
 from rayhaul.policy import hedging as hedging_policy
 from rayhaul.policy import mirrors as policy
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
 from tasks.first_found import first_found
@@ -216,6 +217,33 @@ async def test_all_are_dead(twin: Twin) -> None:
     order = await twin.order(faults={"status": 404, "status_after": 1}, status=500, status_after=2)
     control = Control()
     await twin.bench.fails(order, SourceFailed, control)
+    await twin.bench.abort(control)
+
+
+@pytest.mark.parametrize(("status", "spared"), [(404, {1}), (503, {0, 1})], ids=["one", "both"])
+async def test_whose_second_tries_are_counted(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch, status: int, spared: set[int]
+) -> None:
+    """Of each origin that fails and may be asked again, by its own budget; what an origin brings is to its credit."""
+    taken, credited = list[RetryBudget](), list[RetryBudget]()
+
+    def take(budget: RetryBudget, _now_s: float) -> float:
+        taken.append(budget)
+        return 0.0
+
+    def succeeded(budget: RetryBudget) -> None:
+        credited.append(budget)
+
+    monkeypatch.setattr(RetryBudget, "take", take)
+    monkeypatch.setattr(RetryBudget, "succeeded", succeeded)
+    order = await twin.order(faults={"status": status, "status_after": 1}, status=503, status_after=3)
+    control = Control()
+    await twin.bench.fails(order, SourceBusy, control)
+    urls = [order.url, order.mirrors[0].url]
+    main, mirror = (twin.bench.client.budget_of(url, SETTINGS) for url in urls)
+    assert {[main, mirror].index(budget) for budget in taken} == spared
+    assert main in credited
+    assert mirror in credited
     await twin.bench.abort(control)
 
 
