@@ -11,7 +11,6 @@ import socket
 import ssl
 from collections.abc import Collection, Sequence
 
-import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from rayhaul.errors import SourceError, SourceFailed, SourceStalled, SourceTimeout, SourceTruncated, SourceUnreachable
@@ -20,6 +19,7 @@ from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.answer import Phase
 from tasks.guard import AddressGuard, Denied, Reason
+from tasks.names import Names
 from tasks.places import Place
 
 _log = logging.getLogger(__name__)
@@ -62,13 +62,13 @@ class Dialer:
         meter: Meter,
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """`slots`: for all connections to sources, shared with the HTTP client; `resolver`: default the system's."""
+        """`slots`: for all connections to sources, the HTTP client's too, as `resolver` (default: one of its own)."""
         self.source = source
         self.slots = slots
         self.meter = meter
         self.guard = guard
         self._egress = egress
-        self._resolver = resolver
+        self._names = resolver or Names()
 
     def place(self, url: str) -> Place:
         """Return where the file of a URL lies. Raises: InvalidRequest; EgressDenied."""
@@ -127,10 +127,8 @@ class Dialer:
             raise SourceUnreachable(f"The connection to {address[0]} failed.") from error
 
     async def _resolved(self, host: str, port: int, ports: Collection[int]) -> Sequence[ResolveResult]:
-        # Made here, on the loop that uses it.
-        resolver = self._resolver or aiohttp.ThreadedResolver()
         try:
-            records = await resolver.resolve(host, port, socket.AF_UNSPEC)
+            records = await self._names.resolve(host, port, socket.AF_UNSPEC)
         except OSError as error:
             raise SourceUnreachable(f"The name {host} cannot be resolved.") from error
         for record in records:

@@ -37,6 +37,7 @@ from rayhaul.redaction import redacted
 from rayhaul.settings import EgressSettings, SourceSettings, TransferSettings
 from tasks.answer import Answer, Phase, RefusedByGuard, classify
 from tasks.guard import AddressGuard, Denied, check_headers
+from tasks.names import Names
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class GuardedClient:
         resolver: AbstractResolver | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`resolver` asks for names (default: the system's, in threads); `tls` trusts what the system does not.
+        """`resolver` asks for names (default: the system's); `tls` trusts what the system does not.
 
         Raises: ValueError where `egress.allow` cannot be read.
         """
@@ -159,7 +160,8 @@ class GuardedClient:
         self.guard = AddressGuard(egress, own_addresses=_own_addresses())
         self._egress = egress
         self._meter = meter
-        self._resolver = resolver
+        #: Asked by all that connects to sources in this process.
+        self.names = resolver or Names()
         self._tls = tls
         #: For all connections to sources. Waiting for one is no fault of the source's: it is done outside the timeouts.
         self.slots = asyncio.Semaphore(connections_max)
@@ -187,6 +189,7 @@ class GuardedClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        await self.names.close()
 
     @asynccontextmanager
     async def open(
@@ -283,9 +286,7 @@ class GuardedClient:
 
     def _started(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = GuardedResolver(
-                self.guard, self._resolver or aiohttp.ThreadedResolver(), timeout_s=self._egress.dns_timeout_s
-            )
+            resolver = GuardedResolver(self.guard, self.names, timeout_s=self._egress.dns_timeout_s)
             self._session = aiohttp.ClientSession(
                 connector=GuardedConnector(self.guard, resolver, tls=self._tls),
                 timeout=aiohttp.ClientTimeout(

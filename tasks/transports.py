@@ -56,7 +56,14 @@ class Transports:
     def of(cls, settings: Settings, client: GuardedClient, sink: Sink) -> Self:
         """Return all that the settings allow, and the libraries at hand can do."""
         bucket = BucketTransport(sink, BucketRules(settings.sources, settings.s3), settings.source)
-        dialer = Dialer(client.guard, settings.egress, settings.source, slots=client.slots, meter=sink.meter)
+        dialer = Dialer(
+            client.guard,
+            settings.egress,
+            settings.source,
+            slots=client.slots,
+            meter=sink.meter,
+            resolver=client.names,
+        )
         torrents = _torrents(dialer, settings)
         lacks_torrents = settings.sources.torrent_scratch is not None and torrents is None
         return cls(client, _optional(dialer, settings), bucket=bucket, torrents=torrents, lacks_torrents=lacks_torrents)
