@@ -9,7 +9,7 @@ from plane import Site, listening
 from playwright.async_api import Browser, Page, Route, expect
 
 #: On a machine that other tests keep busy.
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 40_000
 
 
 @asynccontextmanager
