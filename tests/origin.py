@@ -103,9 +103,14 @@ class Origin:
         return f"{self.base_url}/{quote(path)}"
 
     def remove(self, path: str) -> None:
-        """Serve the file no more, and forget what was asked for it."""
-        self._files.pop(path, None)
-        self.requests[:] = [request for request in self.requests if request.path != path]
+        """Serve the file, and those below it, no more, and forget what was asked for them."""
+
+        def is_below(other: str) -> bool:
+            return other == path or other.startswith(f"{path}/")
+
+        for name in [*filter(is_below, self._files)]:
+            del self._files[name]
+        self.requests[:] = [request for request in self.requests if not is_below(request.path)]
 
     def seen(self, path: str) -> list[Seen]:
         """Return the requests for one file."""

@@ -97,12 +97,49 @@ BENIGN: Mapping[str, Callable[[Random, int], Behaviour]] = {
 }
 
 
+def _redirected(rng: Random, origin: Origin, path: str, size: int, seed: int) -> tuple[str, Behaviour]:
+    """The file is elsewhere, in one or two steps."""
+    origin.add(f"{path}/there", size=size, seed=seed)
+    if rng.random() < 0.5:
+        return origin.add(path, redirect_to=f"/{path}/there"), {}
+    origin.add(f"{path}/half-way", redirect_to=f"/{path}/there", redirect_status=307)
+    return origin.add(path, redirect_to=f"/{path}/half-way"), {}
+
+
+def _signed(rng: Random, origin: Origin, path: str, size: int, seed: int) -> tuple[str, Behaviour]:
+    """Behind the URL are links that are good a few times; then they have expired."""
+    origin.add(f"{path}/signed", size=size, seed=seed, uses_max=rng.randint(1, 3))
+    return origin.add(path, redirect_to=f"/{path}/signed?n={{count}}"), {}
+
+
+def _mirrored(rng: Random, origin: Origin, path: str, size: int, seed: int) -> tuple[str, Behaviour]:
+    """The source is slow, is cut, or goes away half-way; a mirror has the same file."""
+    ill: Behaviour = rng.choice(
+        [{"rate_bytes_per_s": 200_000}, _cut(rng, size), {"status_after": rng.randint(1, 4), "status": 404}]
+    )
+    mirror = origin.add(f"{path}/mirror", size=size, seed=seed)
+    return origin.add(path, size=size, seed=seed, **ill), {"mirrors": [mirror]}
+
+
+#: Of more than one URL, to be overcome as well: what else is asked of the job.
+SEVERAL: Mapping[str, Callable[[Random, Origin, str, int, int], tuple[str, Behaviour]]] = {
+    "redirect": _redirected,
+    "links that expire": _signed,
+    "mirror": _mirrored,
+}
+
+
 def draw(rng: Random, mix: Mix, origin: Origin, path: str) -> Asked:
     """Make up a job, and have its origin serve it."""
     seed = mix.next_seed()
     sizes = [0, 1, *[rng.randrange(MIB) for _ in range(4)], *[rng.randrange(most * MIB) for most in (6, 6, 16, 16, 60)]]
     size = rng.choice(sizes)
     dice = rng.random()
+    if dice < 0.12:
+        kind = rng.choice(list(SEVERAL))
+        url, more = SEVERAL[kind](rng, origin, path, size, seed)
+        fields = {**_fields(rng, seed, size, path), **more}
+        return Asked(kind=kind, url=url, fields=fields, versions=[(seed, size)])
     if dice < 0.82 or size == 0:
         kind = rng.choice(list(BENIGN))
         url = origin.add(path, size=size, seed=seed, **BENIGN[kind](rng, size))

@@ -32,6 +32,15 @@ def test_every_detail_and_fault_has_a_row_with_a_test() -> None:
     wanted += [f"R{number}" for number in range(1, 6)]
     assert list(ROWS) == wanted
     assert all(re.search(r"`tests/[\w/]+\.py::test_\w+`", row) for row in ROWS.values())
+    what, figures, tests = zip(*(row.split(" | ") for row in ROWS.values()), strict=True)
+    assert all(what)
+    # Numbers; or, where there is none to tell, what became of it.
+    untold = [
+        figure for figure in figures if not re.search(r"\d|exactly|all vectors|told as|tried again|session", figure)
+    ]
+    assert untold == []
+    assert not any("::" in figure for figure in figures)
+    assert all(tests)
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED)
