@@ -12,21 +12,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import Any
 
 from actors.fitness import unfit
 from actors.following import order_span
 from actors.holding import Held, key_of, progress_of
+from actors.looking import Looking
 from actors.outbox import Control, Outbox
 from actors.ports import Reports
 from rayhaul import tracing
 from rayhaul.capacity import Capacity
-from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError, SourceError
+from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError
 from rayhaul.ids import NewId
-from rayhaul.job import Metadata, utc
+from rayhaul.job import utc
 from rayhaul.lease import (
     Aborted,
     AbortOrder,
@@ -48,16 +47,13 @@ from rayhaul.lease import (
 )
 from rayhaul.log import bind, bind_job
 from rayhaul.metrics import AGENT_ERRORS, Meter
-from rayhaul.origins import Source
 from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
-from tasks.first_found import first_found
 from tasks.gates import Gates
-from tasks.links import Link, Links, Refresh
+from tasks.links import Refresh
 from tasks.pace import Paces, Rate
-from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.sweep import abort_nobodys, sweep
 from tasks.transfer import transfer
@@ -111,6 +107,9 @@ class Agent:
         self._gates = Gates(monotonic)
         self._paces = Paces(settings.agent.bandwidth_bytes_per_s_max)
         self._transports = Transports.of(settings, client, sink)
+        self._looking = Looking(
+            settings, transports=self._transports, gates=self._gates, refresh=self._refresh, monotonic=monotonic
+        )
         self._held: dict[str, Held] = {}
         self._let_go: set[str] = set()
         self._wake = asyncio.Event()
@@ -212,7 +211,7 @@ class Agent:
 
     async def _probe(self, order: ProbeOrder) -> None:
         try:
-            found = await self._probed(order)
+            found = await self._looking.look(order)
         except RayhaulError as error:
             log.info("metadata not to be had: %s", error.message, extra={"code": error.code})
             tracing.current().fail(error.code)
@@ -229,35 +228,6 @@ class Agent:
                 notice_id=self._new_id("note"), order_id=order.order_id, job_id=order.context.job_id, metadata=found
             )
         await self._outbox.tell(told)
-
-    async def _probed(self, order: ProbeOrder) -> Metadata:
-        main = Source(index=order.source, url=order.url, headers=order.headers)
-        return await first_found((main, *order.mirrors), partial(self._probed_at, order))
-
-    async def _probed_at(self, order: ProbeOrder, source: Source) -> Metadata:
-        links = Links(
-            Link(source.url, source.headers),
-            context=order.context,
-            receiver=order.refresh_webhook if source.index == 0 else None,
-            refresh=self._refresh,
-        )
-        while True:
-            link = links.current
-            try:
-                found = await probe(
-                    self._transports.by(link.url),
-                    link,
-                    filename=order.filename,
-                    size_bytes_max=self._settings.transfer.size_bytes_of(order.size_bytes_max),
-                    timeout_s=self._settings.source.probe_timeout_s,
-                    clock=self._monotonic,
-                )
-            except SourceError as error:
-                self._gates.note(link.url, error)
-                if not await links.are_fresh_after(link, error):
-                    raise
-            else:
-                return replace(found, source=source.index)
 
     async def _transfer(self, held: Held, order: TransferOrder) -> None:
         began_s = self._monotonic()

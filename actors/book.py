@@ -8,15 +8,16 @@ Laws of this file:
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from actors.agent_record import AgentRecord
 from actors.hosts import Hosts
+from actors.pending import Asked, Pending, Setback
 from actors.rates import Rates
 from rayhaul.job import Job, JobStatus, Priority, Progress
-from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, SessionState, UploadSession
+from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, ProbeOrder, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
-from rayhaul.origins import host_of_job, hosts_of_mirrors
+from rayhaul.origins import host_of, host_of_job, hosts_of_mirrors
 from rayhaul.policy import liveness, parking
 from rayhaul.policy.held_back import HeldBack
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
@@ -26,40 +27,6 @@ from rayhaul.policy.planning import parts_count
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.policy.quota import Usage
 from rayhaul.settings import HostsSettings, LivenessSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An order sent to an agent whose outcome is not known yet."""
-
-    job_id: str
-    agent: str
-    #: The agent's life that it was sent to.
-    incarnation: str
-    sent_at_s: float
-    #: Its outcome was heard; the agent puts it down when it hears that.
-    answered: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Setback:
-    """What befell stripes of a job while others went on: no further ones are leased for a while."""
-
-    count: int
-    until_s: float
-    #: The one it befell last: others are taken first.
-    agent: str
-
-
-@dataclass(slots=True)
-class Asked:
-    """A request to an agent to leave the tail of its stripe to others."""
-
-    at_s: float
-    #: Whether the agent has answered that all it has is on its way.
-    gave_nothing: bool = False
-    #: Whether it agreed not to complete the upload under this lease.
-    shared: bool = False
 
 
 class Book:
@@ -93,6 +60,8 @@ class Book:
         self.unprobed_apart = WaitingQueue(shares)
         #: Jobs out of `waiting` whose host has no connection left.
         self.held_back = HeldBack(shares)
+        #: The same of `unprobed`.
+        self.looks_held_back = HeldBack(shares)
         self.paused: set[Priority] = set()
         self.parking = Parking()
         self.dead_letters_count = 0
@@ -164,10 +133,29 @@ class Book:
 
     @property
     def queues(self) -> Sequence[WaitingQueue | HeldBack]:
-        return (self.waiting, self.unprobed, self.waiting_apart, self.unprobed_apart, self.held_back)
+        aside = (self.held_back, self.looks_held_back)
+        return (self.waiting, self.unprobed, self.waiting_apart, self.unprobed_apart, *aside)
 
     def unprobed_of(self, job: Job) -> WaitingQueue:
         return self.unprobed_apart if job.id in self.suspects else self.unprobed
+
+    def begin_look(self, order: ProbeOrder, pending: Pending) -> ProbeOrder:
+        """Note a look that is about to be ordered, and return the order with what its agent may use of its hosts."""
+        self.probing[order.order_id] = pending
+        hosts = [host_of(url) for url in (order.url, *(source.url for source in order.mirrors))]
+        self.hosts.add_look(order.order_id, pending.agent, list(dict.fromkeys(hosts)))
+        grants = {host: self.hosts.grant(pending.agent, host, pending.sent_at_s) for host in hosts}
+        mirrors = [replace(source, grant=grants[host_of(source.url)]) for source in order.mirrors]
+        return replace(order, grant=grants[hosts[0]], mirrors=tuple(mirrors))
+
+    def note_look_answered(self, order_id: str) -> None:
+        """Give its connection back; its agent holds the order until it hears from us."""
+        self.probing[order_id] = replace(self.probing[order_id], answered=True)
+        self.hosts.drop_look(order_id)
+
+    def end_look(self, order_id: str) -> None:
+        self.probing.pop(order_id, None)
+        self.hosts.drop_look(order_id)
 
     def online_agents(self) -> Iterable[AgentRecord]:
         """Return the agents that report, whether they take leases or not."""

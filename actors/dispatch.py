@@ -14,11 +14,12 @@ from typing import Any
 
 from actors import sources, stripes
 from actors.agent_record import AgentRecord
-from actors.book import Asked, Book, Pending
+from actors.book import Book
 from actors.decisions import give_up
 from actors.draft import Draft
 from actors.host_turns import HostTurns
 from actors.losses import probes_used
+from actors.pending import Asked, Pending
 from actors.ports import AgentPool, QueueView
 from actors.sweeping import Sweeping
 from rayhaul.capacity import AgentState, Capacity
@@ -133,7 +134,8 @@ class Dispatch:
                 if isinstance(order, AbortOrder):
                     orders[index] = await self._under_its_job(order, book)
                 if isinstance(order, ProbeOrder):
-                    book.probing[order.order_id] = Pending(order.context.job_id, agent, incarnation, now_s)
+                    sent = Pending(order.context.job_id, agent, incarnation, now_s)
+                    orders[index] = book.begin_look(order, sent)
                 elif isinstance(order, AbortOrder):
                     book.aborting[order.session_id] = Pending(order.context.job_id, agent, incarnation, now_s)
             await self._pool.assign(agent, orders)
@@ -203,7 +205,9 @@ class Dispatch:
         used = probes_used(book)
         spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free if r.agent not in self._closed})
         turns = HostTurns(draft, book)
-        chosen = choose(book.unprobed, draft.now_s, spread.free_slots, turns.may_look, running={})
+        most = spread.free_slots
+        book.looks_held_back.readmit(book.unprobed, most, draft.now_s, turns.room_to_look, running={})
+        chosen = choose(book.unprobed, draft.now_s, most, turns.may_look, running={})
         self._taken.extend((book.unprobed, waiting) for waiting in chosen)
         for waiting in chosen:
             agent = spread.take()

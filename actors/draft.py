@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from actors.book import Asked, Book, Setback
+from actors.book import Book
+from actors.pending import Asked, Setback
 from rayhaul.errors import SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority

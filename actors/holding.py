@@ -36,10 +36,11 @@ class Held:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Where a transfer's bytes come from."""
-        if not isinstance(self.order, TransferOrder):
+        """Where it asks sources."""
+        if not isinstance(self.order, TransferOrder | ProbeOrder):
             return frozenset()
-        grants = (self.order.grant, *(source.grant for source in self.order.mirrors), *self.order.other_grants)
+        others = self.order.other_grants if isinstance(self.order, TransferOrder) else ()
+        grants = (self.order.grant, *(source.grant for source in self.order.mirrors), *others)
         return frozenset(grant.host for grant in grants if grant is not None)
 
     @property

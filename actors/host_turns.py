@@ -4,7 +4,8 @@ from collections import Counter
 
 from actors.book import Book
 from actors.draft import Draft
-from rayhaul.origins import host_of_job
+from actors.sources import to_look_at
+from rayhaul.origins import host_of, host_of_job
 from rayhaul.policy.queueing import Waiting, WaitingQueue
 
 
@@ -12,11 +13,14 @@ class HostTurns:
     def __init__(self, draft: Draft, book: Book) -> None:
         self._draft = draft
         self._book = book
-        #: Leases begun in this turn, by host: the book does not know them yet.
+        #: Leases, or looks, begun in this turn, by host: the book does not know them yet.
         self._begun = Counter[str]()
 
     def room(self, host: str) -> int:
         return max(0, self._book.hosts.room(host, self._draft.now_s) - self._begun[host])
+
+    def room_to_look(self, host: str) -> int:
+        return max(0, self._book.hosts.room_to_look(host, self._draft.now_s) - self._begun[host])
 
     def may_start(self, waiting: Waiting) -> bool:
         """Whether its host has a connection for one more lease; else the job stands aside until it has."""
@@ -33,9 +37,18 @@ class HostTurns:
         return True
 
     def may_look(self, waiting: Waiting) -> bool:
-        """Whether a job's source may be looked at; else it waits until its host may be asked again."""
+        """Whether its source may be looked at; else the job waits until its host may be asked, or stands aside."""
         job = self._draft.job(waiting.job_id)
-        return job is None or not self._is_put_off(self._book.unprobed, waiting, host_of_job(job))
+        if job is None:
+            return True
+        host = host_of(to_look_at(job)[0].url)
+        if self._is_put_off(self._book.unprobed, waiting, host):
+            return False
+        if self.room_to_look(host) <= 0:
+            self._book.looks_held_back.push(waiting, host, self._draft.now_s)
+            return False
+        self._begun[host] += 1
+        return True
 
     def _is_put_off(self, queue: WaitingQueue, waiting: Waiting, host: str) -> bool:
         until_s = self._book.hosts.pause_until_s(host, self._draft.now_s)

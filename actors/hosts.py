@@ -4,7 +4,8 @@ Laws of this file:
 1. What an agent was told counts as in use until it has reported that it goes by something smaller, and that no more is
    under way. Nobody is told of more while the sum of what is in use would pass the budget.
 2. Nothing here is in the ledger. After a change of leadership agents tell what they were granted; before one is heard
-   of, its leases count as using all that they can.
+   of, its leases count as using all that they can. A look at a file's metadata is a lease of one connection, but for
+   that: it is not in the ledger, so one that another scheduler ordered counts from its agent's first report on.
 3. Bounded: a host stands here while it has leases or shares, and at most `HOSTS_MAX` others while they recover.
 """
 
@@ -19,6 +20,8 @@ from rayhaul.settings import HostsSettings
 
 #: Budgets that are remembered of hosts that refused; the first known is forgotten first.
 HOSTS_MAX = 10_000
+#: So much of a host's connections may be asked for metadata while leases want all of them: the n-th part.
+_LOOKS_SHARE = 8
 #: Time between two looks at what may grow or be forgotten.
 _TEND_S = 1.0
 
@@ -44,6 +47,8 @@ class _Site:
     leases: set[str] = field(default_factory=set)
     #: Leases to which it is a mirror: they go on without it, so no room is kept for them.
     mirrored: set[str] = field(default_factory=set)
+    #: Looks that ask it first.
+    looks: set[str] = field(default_factory=set)
     shares: dict[str, _Share] = field(default_factory=dict)
     #: Who should have how many; None: to be made anew.
     targets: Mapping[str, int] | None = None
@@ -74,6 +79,8 @@ class Hosts:
         self._budgets: dict[str, Budget] = {}
         #: By lease: its agent, its host and its mirrors' hosts, and the connections it could use.
         self._lease: dict[str, tuple[str, Sequence[str], int]] = {}
+        #: By order of a look: its agent, and the hosts that it may ask, the first one first.
+        self._look: dict[str, tuple[str, Sequence[str]]] = {}
         self._hosts_of_agent: defaultdict[str, set[str]] = defaultdict(set)
         self._tended_at_s = float("-inf")
 
@@ -83,11 +90,8 @@ class Hosts:
         """Have a lease read from a host, and from those of its mirrors."""
         self._lease[lease_id] = (agent, (host, *mirrors), connections)
         for name in (host, *mirrors):
-            site = self._sites.setdefault(name, _Site())
+            site = self._want(name, agent, connections)
             (site.leases if name == host else site.mirrored).add(lease_id)
-            site.wants[agent] += connections
-            site.targets = None
-            self._share(site, name, agent)
 
     def drop_lease(self, lease_id: str) -> None:
         known = self._lease.pop(lease_id, None)
@@ -95,18 +99,43 @@ class Hosts:
             return
         agent, hosts, connections = known
         for host in hosts:
-            site = self._sites[host]
+            site = self._unwant(host, agent, connections)
             site.leases.discard(lease_id)
             site.mirrored.discard(lease_id)
-            site.wants[agent] -= connections
-            if site.wants[agent] <= 0:
-                del site.wants[agent]
-            site.targets = None
 
     def forget_leases(self) -> None:
-        """Begin anew with the leases, before those that stand are added; who may use what stays known."""
+        """Begin anew with leases and looks, before those that stand are added; who may use what stays known."""
         for lease_id in list(self._lease):
             self.drop_lease(lease_id)
+        for order_id in list(self._look):
+            self.drop_look(order_id)
+
+    def add_look(self, order_id: str, agent: str, hosts: Sequence[str]) -> None:
+        """Have an agent look at a file on the first of some hosts, or where that has none, on the others."""
+        self._look[order_id] = (agent, hosts)
+        for host in hosts:
+            self._want(host, agent, 1)
+        self._sites[hosts[0]].looks.add(order_id)
+
+    def drop_look(self, order_id: str) -> None:
+        agent, hosts = self._look.pop(order_id, ("", ()))
+        for host in hosts:
+            self._unwant(host, agent, 1).looks.discard(order_id)
+
+    def _want(self, host: str, agent: str, connections: int) -> _Site:
+        site = self._sites.setdefault(host, _Site())
+        site.wants[agent] += connections
+        site.targets = None
+        self._share(site, host, agent)
+        return site
+
+    def _unwant(self, host: str, agent: str, connections: int) -> _Site:
+        site = self._sites[host]
+        site.wants[agent] -= connections
+        if site.wants[agent] <= 0:
+            del site.wants[agent]
+        site.targets = None
+        return site
 
     def assume(self) -> None:
         """Count the leases of agents that were told nothing by us as using all they can: they may have been told by
@@ -132,12 +161,25 @@ class Hosts:
 
     def room(self, host: str, now_s: float) -> int:
         """Return how many more leases would find a connection there."""
-        budget = self._budgets.get(host)
-        if budget is not None and budget.is_pausing(now_s):
+        if self.pause_until_s(host, now_s) is not None:
             return 0
         site = self._sites.get(host)
-        leases_count = 0 if site is None else len(site.leases)
-        return (self._settings.connections_max if budget is None else budget.connections) - leases_count
+        return self._connections(host) - (0 if site is None else len(site.leases))
+
+    def room_to_look(self, host: str, now_s: float) -> int:
+        """Return how many more looks would find a connection there: what leases leave, and a few in any case.
+
+        Without those the metadata of a job would wait for the end of other jobs, which may take hours.
+        """
+        if self.pause_until_s(host, now_s) is not None:
+            return 0
+        site = self._sites.get(host) or _Site()
+        looks_min = max(1, self._connections(host) // _LOOKS_SHARE)
+        return max(looks_min, self._connections(host) - len(site.leases)) - len(site.looks)
+
+    def _connections(self, host: str) -> int:
+        budget = self._budgets.get(host)
+        return self._settings.connections_max if budget is None else budget.connections
 
     def pause_until_s(self, host: str, now_s: float) -> float | None:
         """Return until when the host is left alone; None: it may be asked."""
@@ -201,7 +243,7 @@ class Hosts:
         site = self._sites.setdefault(host, _Site())
         share = self._share(site, host, agent)
         budget = self._budgets.get(host)
-        connections = self._settings.connections_max if budget is None else budget.connections
+        connections = self._connections(host)
         if site.targets is None:
             site.targets = policy.shares(connections, site.wants)
         free = connections - (site.given_out - share.in_use_max)
@@ -249,11 +291,11 @@ class Hosts:
         return [self._record(host, now_s) for host in sorted(self._sites.keys() | self._budgets.keys())]
 
     def _record(self, host: str, now_s: float) -> HostRecord:
-        site, budget = self._sites.get(host), self._budgets.get(host)
+        site = self._sites.get(host)
         return HostRecord(
             host=host,
             connections=0 if site is None else sum(share.connections for share in site.shares.values()),
-            connections_max=self._settings.connections_max if budget is None else budget.connections,
+            connections_max=self._connections(host),
             pause_until_s=self.pause_until_s(host, now_s),
             lease_ids=() if site is None else sorted(site.leases),
             mirrored_ids=() if site is None else sorted(site.mirrored),
@@ -282,7 +324,8 @@ class Hosts:
 
     def _tidy(self, host: str) -> None:
         site = self._sites[host]
-        if not site.leases and not site.mirrored and not site.shares:
+        # Whoever has a lease or a look there has a share.
+        if not site.shares:
             del self._sites[host]
 
     def _put(self, host: str, budget: Budget) -> None:

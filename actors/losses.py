@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from actors.book import Book, Pending, waiting_of
+from actors.book import Book, waiting_of
 from actors.decisions import Rules, give_up, hand_back
 from actors.draft import Draft
+from actors.pending import Pending
 from rayhaul.errors import AgentLost, RequeuesExhausted
 from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import AgentReport, Lease
@@ -83,9 +84,9 @@ def probes_used(book: Book) -> Counter[str]:
 def requeue_probes(draft: Draft, book: Book, probes: Probes) -> None:
     """Put jobs whose probes got lost back among those to be probed; those that have their metadata are left alone."""
     for order_id, pending in probes:
-        book.probing.pop(order_id, None)
+        book.end_look(order_id)
         job = _unprobed(draft, pending)
-        if job is not None and job.id not in book.unprobed_of(job):
+        if job is not None and job.id not in book.unprobed_of(job) and job.id not in book.looks_held_back:
             ready_at_s = 0.0 if job.next_attempt_at is None else job.next_attempt_at.timestamp()
             book.unprobed_of(job).push(waiting_of(job, ready_at_s), draft.now_s)
 
@@ -100,9 +101,9 @@ def _reconcile_probes(draft: Draft, book: Book, report: AgentReport) -> Probes:
             crashed.append((order_id, pending))
         elif order_id in report.held:
             if order_id in answered:
-                book.probing[order_id] = replace(pending, answered=True)
+                book.note_look_answered(order_id)
         elif pending.answered or order_id in answered:
-            del book.probing[order_id]
+            book.end_look(order_id)
         elif _is_late(draft, pending.sent_at_s):
             lost.append((order_id, pending))
     requeue_probes(draft, book, lost)

@@ -12,8 +12,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.book import Asked, Book, Setback
+from actors.book import Book
 from actors.draft import Draft
+from actors.pending import Asked, Setback
 from rayhaul.job import Job, JobEvent, JobStatus
 from rayhaul.lease import Lease, Trimmed, TrimOrder, UploadSession
 from rayhaul.origins import host_of_job

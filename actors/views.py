@@ -37,7 +37,7 @@ def host_views(book: Book, viewer: Viewer, now_s: float) -> Sequence[HostView]:
             connections_max=record.connections_max,
             bytes_per_s=sum(told.bytes_per_s for id_ in record.lease_ids if (told := book.told.get(id_)) is not None),
             backing_off_until=None if record.pause_until_s is None else utc(record.pause_until_s),
-            jobs_waiting=book.held_back.count(record.host),
+            jobs_waiting=book.held_back.count(record.host) + book.looks_held_back.count(record.host),
         )
         for record in book.hosts.records(now_s)
         if viewer.sees_all
@@ -104,10 +104,13 @@ def _waits_for(book: Book, job: Job, now: datetime) -> str | None:
         (next_at is not None and next_at > now, f"its next attempt at {_told(next_at)}"),
         (not takers, "an agent: none takes leases"),
         (paused_until_s is not None, f"its host, which asked not to be asked before {_told(_at(paused_until_s))}"),
+        (
+            job.id in book.held_back or job.id in book.looks_held_back,
+            f"a connection: the cluster has all it may have at {host}",
+        ),
         (job.metadata is None, "its metadata: an agent looks at the source"),
         (not_before is not None and not_before > now, f"its begin at {_told(not_before)}"),
         (book.parking.is_parked, f"the bucket: {book.parking.why}"),
-        (job.id in book.held_back, f"a connection: the cluster has all it may have at {host}"),
         (job.spec.priority in book.paused, f"its priority: {job.spec.priority} is paused"),
     )
     return next((reason for applies, reason in reasons if applies), "a free slot")

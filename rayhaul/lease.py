@@ -115,6 +115,8 @@ class ProbeOrder:
     source: int = 0
     #: Asked where `url` does not have the file.
     mirrors: tuple[Source, ...] = ()
+    #: What the agent may use of the host of `url`; None: as many connections as it asks for.
+    grant: HostGrant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

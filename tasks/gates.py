@@ -4,7 +4,8 @@ Laws of this file:
 1. A grant is for all leases of the process together. One that shrinks stops nothing that is under way: the next request
    waits until there are fewer.
 2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business.
-3. Nobody waits for ever: after `WAIT_S_MAX` the source counts as busy, and what follows is as for its own refusal.
+3. Nobody waits for ever: after `WAIT_S_MAX`, a look at metadata later, the source counts as busy, and what follows is
+   as for its own refusal.
 """
 
 import asyncio
@@ -48,13 +49,14 @@ class HostGate:
         self._wake()
 
     @asynccontextmanager
-    async def turn(self, waiting: Callable[[], None]) -> AsyncIterator[None]:
+    async def turn(self, waiting: Callable[[], None], *, wait_s_max: float | None = None) -> AsyncIterator[None]:
         """Hold a connection for the time of the block; before, where it has to wait, `waiting` is called now and then.
 
-        Raises: SourceBusy where there is none for too long. One out of the block is the host's own.
+        Raises: SourceBusy where there is none for `wait_s_max` (None: `WAIT_S_MAX`), or the host pauses for longer than
+        `WAIT_S_MAX`. One out of the block is the host's own.
         """
         if not self.is_free:
-            await self._wait(waiting)
+            await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max)
         self.used += 1
         try:
             yield
@@ -97,20 +99,20 @@ class HostGate:
     def _is_free(self) -> bool:
         return self._pause_s() <= 0 and (self._granted is None or self.used < self._granted)
 
-    async def _wait(self, waiting: Callable[[], None]) -> None:
+    async def _wait(self, waiting: Callable[[], None], wait_s_max: float) -> None:
         place = object()
         self._line.append(place)
         try:
-            await self._wait_at(place, waiting)
+            await self._wait_at(place, waiting, wait_s_max)
         finally:
             self._line.remove(place)
             self._wake()
 
-    async def _wait_at(self, place: object, waiting: Callable[[], None]) -> None:
-        until_s = self._monotonic() + WAIT_S_MAX
+    async def _wait_at(self, place: object, waiting: Callable[[], None], wait_s_max: float) -> None:
+        until_s = self._monotonic() + wait_s_max
         while not (self._line[0] is place and self._is_free()):
             now_s, pause_s = self._monotonic(), self._pause_s()
-            if now_s + max(0.0, pause_s) > until_s or now_s >= until_s:
+            if now_s + max(0.0, pause_s) > until_s or now_s >= until_s or pause_s > WAIT_S_MAX:
                 raise SourceBusy(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
             waiting()
             round_s = min(_ROUND_S, until_s - now_s, pause_s if pause_s > 0 else _ROUND_S)

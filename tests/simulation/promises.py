@@ -77,7 +77,10 @@ def check_book(scheduler: Scheduler, reference: ReferenceLedger) -> None:
     if book.sessions != rows.live_sessions:
         violated("book", f"uploads differ: {_difference(book.sessions, rows.live_sessions)}")
     must(book.hosts._lease.keys() == book.leases.keys(), "book", "hosts count other leases than those that stand")
-    twice = [job_id for job_id in book.held_back._host_of if job_id in book.waiting or job_id not in book.jobs]
+    looked_at = {order_id for order_id, pending in book.probing.items() if not pending.answered}
+    must(book.hosts._look.keys() == looked_at, "book", "hosts count other looks than those under way")
+    aside = ((book.held_back, book.waiting), (book.looks_held_back, book.unprobed))
+    twice = [id_ for held, queue in aside for id_ in held._host_of if id_ in queue or id_ not in book.jobs]
     must(not twice, "book", f"held back, and elsewhere: {twice[:2]}")
     must(book.dead_letters_count == rows.dead_letters_count, "book", "dead letters are miscounted")
 

@@ -152,9 +152,20 @@ class Member:
     def begin_anew(self) -> None:
         self.gates = Gates(self.clock)
         self.leases: dict[str, tuple[str, int]] = {}
+        #: Looks at metadata by their order, with their host.
+        self.looks: dict[str, str] = {}
 
     def wanted(self, host: str) -> int:
-        return sum(wanted for at, wanted in self.leases.values() if at == host)
+        return sum(wanted for at, wanted in self.leases.values() if at == host) + list(self.looks.values()).count(host)
+
+    def unwritten(self, host: str) -> int:
+        """Return how many connections it may have there of which nothing is in the ledger."""
+        of_leases = sum(wanted for at, wanted in self.leases.values() if at == host)
+        return max(0, max(self.used(host), self.wanted(host)) - of_leases)
+
+    @property
+    def hosts(self) -> set[str]:
+        return {host for host, _ in self.leases.values()} | set(self.looks.values())
 
     def move(self, rng: Random) -> None:
         for host, gate in list(self.gates._gates.items()):
@@ -169,7 +180,7 @@ class Member:
 
 
 class Life:
-    """Leases come and go, reports and answers get lost, agents and schedulers are lost, hosts refuse."""
+    """Leases and looks come and go, reports and answers get lost, agents and schedulers are lost, hosts refuse."""
 
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
@@ -177,10 +188,13 @@ class Life:
         self.members = [Member(f"agent-{number}", self.clock) for number in range(4)]
         self.hosts = Hosts(SETTINGS)
         self.leases: dict[str, tuple[Member, str, int]] = {}
+        self.looks: dict[str, tuple[Member, str]] = {}
         self.count = 0
         #: Agents that this scheduler has heard of.
         self.heard: set[str] = set()
         self.most = dict.fromkeys(HOSTS, 0)
+        #: Connections of looks that another scheduler ordered, until this one has heard of them and made room.
+        self.unknown = dict.fromkeys(HOSTS, 0)
 
     def step(self, *, rough: bool) -> None:
         rng = self.rng
@@ -191,6 +205,11 @@ class Life:
             self.begin_lease(lost=rough and rng.random() < 0.1)
         if self.leases and rng.random() < 0.3:
             self.end_lease(rng.choice(sorted(self.leases)))
+        if rng.random() < 0.4:
+            self.begin_look(lost=rough and rng.random() < 0.1)
+        if self.looks and rng.random() < 0.4:
+            self.end_look(rng.choice(sorted(self.looks)))
+        self.end_unknown_looks()
         for member in self.members:
             if rough and rng.random() < 0.02:
                 self.lose(member)
@@ -223,7 +242,35 @@ class Life:
         self.hosts.drop_lease(lease_id)
         member.leases.pop(lease_id, None)
 
+    def begin_look(self, *, lost: bool) -> None:
+        host = self.rng.choice(HOSTS)
+        heard = [member for member in self.members if member.name in self.heard]
+        if not heard or self.hosts.room_to_look(host, self.clock()) <= 0:
+            return
+        member = self.rng.choice(heard)
+        self.count += 1
+        order_id = f"look-{self.count}"
+        self.looks[order_id] = (member, host)
+        self.hosts.add_look(order_id, member.name, [host])
+        order = self.hosts.grant(member.name, host, self.clock())
+        if not lost:
+            member.gates.of(order)
+            member.looks[order_id] = host
+
+    def end_unknown_looks(self) -> None:
+        for member in self.members:
+            for order_id in [id_ for id_ in member.looks if id_ not in self.looks and self.rng.random() < 0.4]:
+                del member.looks[order_id]
+
+    def end_look(self, order_id: str) -> None:
+        member, _ = self.looks.pop(order_id)
+        self.hosts.drop_look(order_id)
+        member.looks.pop(order_id, None)
+
     def lose(self, member: Member) -> None:
+        for order_id, (looker, _) in list(self.looks.items()):
+            if looker is member:
+                self.end_look(order_id)
         for lease_id, (holder, _, _) in list(self.leases.items()):
             if holder is member:
                 self.end_lease(lease_id)
@@ -233,13 +280,17 @@ class Life:
     def change_scheduler(self) -> None:
         self.hosts = Hosts(SETTINGS)
         self.heard.clear()
+        # The ledger has no looks: who asks goes on, and says so.
+        self.looks.clear()
+        for host in HOSTS:
+            self.unknown[host] = sum(member.unwritten(host) for member in self.members)
         for lease_id, (member, host, wanted) in self.leases.items():
             self.hosts.add_lease(lease_id, member.name, host, wanted)
         self.hosts.assume()
 
     def report(self, member: Member, *, lost: bool, unanswered: bool) -> None:
         told_at_s = self.clock()
-        uses = member.gates.uses({host for host, _ in member.leases.values()})
+        uses = member.gates.uses(member.hosts)
         if lost:
             return
         self.heard.add(member.name)
@@ -253,8 +304,11 @@ class Life:
         for host in HOSTS:
             used = sum(member.used(host) for member in self.members)
             self.most[host] = max(self.most[host], used)
-            assert used <= self.hosts.given_out().get(host, 0), f"{host}: more in use than was given out"
-            assert used <= BUDGET, host
+            given_out = self.hosts.given_out().get(host, 0)
+            if len(self.heard) == len(self.members) and given_out <= BUDGET:
+                self.unknown[host] = 0
+            assert used <= given_out + self.unknown[host], f"{host}: more in use than was given out"
+            assert used <= BUDGET + self.unknown[host], host
         assert (
             self.hosts.room("b:80", self.clock()) + sum(host == "b:80" for _, host, _ in self.leases.values()) == BUDGET
         ), "what a refuses is nothing to b"
@@ -272,7 +326,10 @@ def test_the_budget_holds_under_faults(seed: int) -> None:
     assert all(0 < most <= BUDGET for most in life.most.values())
     for lease_id in list(life.leases):
         life.end_lease(lease_id)
+    for order_id in list(life.looks):
+        life.end_look(order_id)
     for member in life.members:
+        member.looks.clear()
         for gate in member.gates._gates.values():
             gate.used = 0
     for _ in range(120):
