@@ -69,6 +69,8 @@ class Seen:
     key: str
     part: int | None
     size_bytes: int
+    #: The connection that it came on.
+    peer: object = None
 
 
 @dataclass(slots=True)
@@ -152,7 +154,8 @@ class StoreProxy:
         part = int(query["partNumber"]) if "partNumber" in query else None
         size_bytes = request.content_length or 0
         key = request.path.partition("/")[2].partition("/")[2]
-        self.seen.append(Seen(operation=operation, key=key, part=part, size_bytes=size_bytes))
+        peer = request.get_extra_info("peername")
+        self.seen.append(Seen(operation=operation, key=key, part=part, size_bytes=size_bytes, peer=peer))
         if self.is_down:
             return _hang_up(request)
         fault = self._due(operation, part)
