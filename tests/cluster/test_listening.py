@@ -26,6 +26,8 @@ _BEYOND = (
     (r"raylet/raylet\b", 2, _EPHEMERAL),
     (r"^ray::ServeReplica:rayhaul:api\b", 2, _EPHEMERAL),
     (r"^ray::(AgentActor|CourierActor|SchedulerActor|ServeController|HAProxyManager|ProxyActor|IDLE)\b", 1, _EPHEMERAL),
+    # The dashboard's part that answers for Serve is a driver once it was asked.
+    (r"^ray-dashboard-ServeHead\b", 1, _EPHEMERAL),
     # By HTTP with the token on the machine's own address; metrics, which ask for nothing; gRPC.
     (r"^ray::DashboardAgent\b", 3, _EPHEMERAL),
     (r"^ray::RuntimeEnvAgent\b", 1, _EPHEMERAL),
