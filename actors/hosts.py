@@ -111,7 +111,11 @@ class Hosts:
             self.drop_look(order_id)
 
     def add_look(self, order_id: str, agent: str, hosts: Sequence[str]) -> None:
-        """Have an agent look at a file on the first of some hosts, or where that has none, on the others."""
+        """Have an agent look at a file on the first of some hosts, or where that has none, on the others.
+
+        An order that is sent a second time counts once.
+        """
+        self.drop_look(order_id)
         self._look[order_id] = (agent, hosts)
         for host in hosts:
             self._want(host, agent, 1)

@@ -93,6 +93,7 @@ class KeptStore:
             except (Unavailable, OSError) as error:
                 _log.warning("%s; it is tried again in %.0f s", error, wait_s)
             else:
-                _log.warning("the embedded bucket's store runs again")
+                if not self._ending.is_set():
+                    _log.warning("the embedded bucket's store runs again")
                 break
         return wait_s

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.hosts import Hosts
 from rayhaul.origins import host_of
 from rayhaul.policy import hosts
 from rayhaul.policy.hosts import BURST_S, Budget
@@ -98,6 +100,18 @@ def test_a_set_clock() -> None:
     budget = Budget(4, changed_at_s=10.0, decreased_at_s=10.0, pause_until_s=50.0)
     assert hosts.shifted(budget, 5.0) == Budget(4, changed_at_s=15.0, decreased_at_s=15.0, pause_until_s=55.0)
     assert hosts.shifted(replace(budget, pause_until_s=float("-inf")), 5.0).pause_until_s == float("-inf")
+
+
+@pytest.mark.parametrize(("before", "now"), [("agent-1", "agent-2"), ("agent-2", "agent-1")])
+def test_a_look_that_is_ordered_twice_counts_once(before: str, now: str) -> None:
+    """An order whose sending failed is sent again; when it is answered, its connection is another agent's to have."""
+    all_hosts = Hosts(HostsSettings(connections_max=1))
+    for _ in range(2):
+        all_hosts.add_look("order-1", before, ["files.example"])
+    assert all_hosts.room_to_look("files.example", 0.0) == 0
+    all_hosts.drop_look("order-1")
+    all_hosts.add_look("order-2", now, ["files.example"])
+    assert all_hosts.grant(now, "files.example", 0.0).connections == 1
 
 
 def test_the_host_of_a_url() -> None:
