@@ -1,5 +1,6 @@
 """The page in a real Chromium, over the real API and the small plane: what a person does, and what they hear of it."""
 
+import asyncio
 import re
 from dataclasses import replace
 from time import time
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 from control_scene import PROGRESS, scene_of
-from look import check_accessible, opened, sign_in
+from look import TIMEOUT_MS, check_accessible, opened, sign_in
 from plane import Site
 from playwright.async_api import Browser, Page, Request, Route, expect
 
@@ -131,7 +132,12 @@ async def test_live_updates_come_back(site: Site, page: Page, view: str) -> None
     await page.get_by_role("link", name="data.bin").click(trial=view == "the list")
     await site.plane.move(job_id, JobEvent.PAUSED)
     await expect(page.get_by_text("paused", exact=True).and_(page.locator(".status"))).to_be_visible()
-    site.app.state.replica.feed.close()
+    # The page may know that without its stream, which may not be there to be ended yet; and before it has ended it may
+    # still tell what happens.
+    async with asyncio.timeout(TIMEOUT_MS / 1000):
+        while len(asked) < 2:
+            site.app.state.replica.feed.close()
+            await asyncio.sleep(0.05)
     await site.plane.move(job_id, JobEvent.CANCELLED)
     await expect(page.get_by_text("cancelled", exact=True).and_(page.locator(".status"))).to_be_visible()
     if view == "the job":
