@@ -348,6 +348,7 @@ class Dispatch:
             checksum=expected_checksum(
                 job.spec, job.metadata, digest_bytes_max=self._settings.transfer.digest_bytes_max
             ),
+            compute_sha256=job.spec.compute_sha256,
             size_bytes_max=job.spec.size_bytes_max,
             session=session,
             parts_done=() if session is None else await self._parts_of(lease, session),

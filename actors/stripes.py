@@ -207,6 +207,8 @@ class Striping:
         found = job.metadata
         if found is None or session.size_bytes is None or not found.rangeable:
             return False
+        if job.spec.compute_sha256:
+            return False
         checksum = expected_checksum(job.spec, found, digest_bytes_max=self._digest_bytes_max)
         if checksum is None:
             return found.has_version

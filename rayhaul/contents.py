@@ -39,6 +39,8 @@ def has_file_of(earlier: Job, job: Job) -> bool:
         return False
     if job.metadata is None or job.metadata.size_bytes != earlier.result.size_bytes:
         return False
+    if job.spec.compute_sha256 and earlier.result.sha256 is None:
+        return False
     wanted = sha256_asked(job)
     if wanted is not None:
         return earlier.result.sha256 == wanted

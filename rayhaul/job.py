@@ -123,6 +123,8 @@ class JobSpec:
     headers: Mapping[str, str] = field(default_factory=dict)
     #: `algorithm:hex` (base64 for crc64nvme), algorithm one of sha256, md5, crc64nvme.
     checksum: str | None = None
+    #: The receipt tells the SHA-256 of the bytes, whatever they are compared with.
+    compute_sha256: bool = False
     priority: Priority = Priority.NORMAL
     tags: Mapping[str, str] = field(default_factory=dict)
     webhook: str | None = None

@@ -152,6 +152,8 @@ class TransferOrder:
     connections: int
     #: `algorithm:value` the object must have, as the caller or the source says, or None.
     checksum: str | None
+    #: The result tells the SHA-256, whatever the bytes are compared with.
+    compute_sha256: bool = False
     size_bytes_max: int | None
     #: The upload to go on with; None asks the agent to open one (or to use a single PUT).
     session: UploadSession | None

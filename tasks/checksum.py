@@ -59,32 +59,40 @@ class Checksum:
 
 
 class Hasher:
-    """Hashes bytes in order. Without an expectation it does nothing."""
+    """Hashes bytes in order, where something is expected of them or their SHA-256 is wanted."""
 
-    def __init__(self, expected: Checksum | None) -> None:
+    def __init__(self, expected: Checksum | None, *, wants_sha256: bool = False) -> None:
         self._expected = expected if expected is not None and expected.needs_order else None
-        self._hash = (
-            hashlib.new(self._expected.algorithm, usedforsecurity=False) if self._expected is not None else None
-        )
+        self._wants_sha256 = wants_sha256
+        algorithms = {Algorithm.SHA256} if wants_sha256 else set()
+        if self._expected is not None:
+            algorithms.add(self._expected.algorithm)
+        self._hashes = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in algorithms}
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the bytes have to be read from first to last."""
+        return bool(self._hashes)
 
     def fresh(self) -> Self:
         """Return one that expects the same and has seen nothing."""
-        return type(self)(self._expected)
+        return type(self)(self._expected, wants_sha256=self._wants_sha256)
 
     def update(self, piece: bytes | bytearray | memoryview) -> None:
         """Take the next bytes. Blocks for a second per GiB or two: call it in a thread for more than a little."""
-        if self._hash is not None:
-            self._hash.update(piece)
+        for known in self._hashes.values():
+            known.update(piece)
 
     def check(self) -> None:
         """Raises: ChecksumMismatch where the bytes so far are not what was expected."""
-        if self._expected is not None and self._hash is not None:
-            self._expected.check(self._hash.hexdigest())
+        if self._expected is not None:
+            self._expected.check(self._hashes[self._expected.algorithm].hexdigest())
 
     @property
     def sha256(self) -> str | None:
-        """Hex; None where SHA-256 was not asked for."""
-        return self._hash.hexdigest() if self._hash is not None and self._hash.name == "sha256" else None
+        """Hex; None where SHA-256 was neither expected nor wanted."""
+        known = self._hashes.get(Algorithm.SHA256)
+        return None if known is None else known.hexdigest()
 
 
 def crc_text(crc64nvme: int) -> str:

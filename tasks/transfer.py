@@ -152,8 +152,7 @@ class _Transfer:
         #: Bytes of parts that were read, and so count as progress, but are not in the store yet.
         self._unplaced_bytes = 0
         self._expected = expected
-        self._needs_order = expected is not None and expected.needs_order
-        self._hasher = Hasher(expected)
+        self._hasher = Hasher(expected, wants_sha256=order.compute_sha256)
         self._lanes = Lanes(
             order,
             intake=intake,
@@ -181,7 +180,7 @@ class _Transfer:
             return await self._in_one_stream()
         plan = plan_parts(size_bytes, part_bytes_min=order.part_bytes)
         try:
-            return await (self._in_order(plan) if self._needs_order else self._in_parallel(plan))
+            return await (self._in_order(plan) if self._hasher.needs_order else self._in_parallel(plan))
         except* RangeIgnored:
             _log.warning("the source does not serve the ranges it promised: going on with one stream")
         self._upload.forget_parts()
@@ -335,7 +334,7 @@ class _Transfer:
                 return await self.rooms.joined(body, room)
 
     async def _hash(self, data: bytearray) -> None:
-        if self._needs_order:
+        if self._hasher.needs_order:
             await hashed(self._hasher.update, data)
 
     # --- bounds ---

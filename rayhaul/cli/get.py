@@ -26,6 +26,9 @@ Key = Annotated[str | None, typer.Option("-o", "--key", help="Object key wanted 
 Checksum = Annotated[
     str | None, typer.Option(help="Of the bytes: sha256, md5 (hex), crc64nvme (base64).", metavar="ALGORITHM:VALUE")
 ]
+ComputeSha256 = Annotated[
+    bool, typer.Option("--compute-sha256", help="Have the SHA-256 in the receipt, also where none is given to compare.")
+]
 Mirrors = Annotated[list[str] | None, typer.Option("--mirror", help="The same file elsewhere; may be repeated.")]
 Headers = Annotated[
     list[str] | None, typer.Option("--header", help="Sent to the source; may be repeated.", metavar="'NAME: VALUE'")
@@ -40,6 +43,7 @@ def get(
     *,
     key: Key = None,
     checksum: Checksum = None,
+    compute_sha256: ComputeSha256 = False,
     mirror: Mirrors = None,
     priority: Annotated[Priority | None, typer.Option(help="Which jobs come first.")] = None,
     header: Headers = None,
@@ -53,6 +57,7 @@ def get(
     fields = {
         "key": key,
         "checksum": checksum,
+        "compute_sha256": compute_sha256 or None,
         "filename": filename,
         "mirrors": mirror,
         "priority": priority,

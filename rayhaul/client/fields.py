@@ -37,6 +37,8 @@ class JobFields(TypedDict, total=False):
     headers: Mapping[str, str] | None
     #: `sha256:hex`, `md5:hex` or `crc64nvme:base64`.
     checksum: str | None
+    #: Have the SHA-256 in the receipt, also where there is none to compare with.
+    compute_sha256: bool | None
     priority: Priority | Literal["low", "normal", "high"] | None
     tags: Mapping[str, str] | None
     webhook: str | None

@@ -30,6 +30,7 @@ def _spec_document(spec: JobSpec) -> Values:
         "filename": spec.filename,
         "headers": dict(spec.headers),
         "checksum": spec.checksum,
+        "compute_sha256": spec.compute_sha256,
         "webhook": spec.webhook,
         "connections": spec.connections,
         "bandwidth_bytes_per_s": spec.bandwidth_bytes_per_s,
@@ -49,6 +50,8 @@ def _spec(document: Mapping[str, Any], priority: str, tags: Mapping[str, str]) -
         filename=document["filename"],
         headers=document["headers"],
         checksum=document["checksum"],
+        # Jobs from before one could ask for it have none.
+        compute_sha256=document.get("compute_sha256", False),
         priority=Priority(priority),
         tags=tags,
         webhook=document["webhook"],

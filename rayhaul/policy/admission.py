@@ -78,6 +78,7 @@ def admit(request: JobRequest) -> JobSpec:
         filename=_checked_filename(request.filename),
         headers=_checked_headers(request.headers),
         checksum=_checked_checksum(request.checksum),
+        compute_sha256=request.compute_sha256,
         priority=request.priority,
         tags=_checked_tags(request.tags),
         webhook=request.webhook,

@@ -30,6 +30,11 @@ class JobRequest(RequestShape):
     )
     headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")
     checksum: str | None = Field(None, description="`sha256:hex`, `md5:hex` or `crc64nvme:base64`.")
+    compute_sha256: bool = Field(
+        default=False,
+        description="Have the SHA-256 in the receipt, also where there is none to compare with. It needs the bytes in "
+        "order, so one agent moves the file alone.",
+    )
     priority: Priority = Field(Priority.NORMAL, description="High, normal and low ones start as 16 to 4 to 1.")
     tags: dict[str, str] = Field(default={}, max_length=32, description="Yours, to find jobs by.")
     webhook: str | None = Field(None, max_length=8192, description="URL that is told how the job ended.")
@@ -92,7 +97,9 @@ class ResultView(ResponseShape):
     key: str = Field(description="Its key there.")
     size_bytes: int = Field(description="Its length.")
     etag: str = Field(description="As the store has it.")
-    sha256: str | None = Field(None, description="Hex; null where nobody told one to compare with.")
+    sha256: str | None = Field(
+        None, description="Hex; null where nobody told one to compare with, or asked for it (`computeSha256`)."
+    )
     #: Named by hand: the generator would write crc64Nvme.
     crc64nvme: str | None = Field(None, alias="crc64nvme", description="Base64, of the whole object.")
 

@@ -41,7 +41,8 @@ class ReceiptView(ResponseShape):
     size_bytes: int = Field(description="Its length.")
     etag: str = Field(description="As the store has it.")
     sha256: str | None = Field(
-        description="Hex; null where neither the caller nor the source told one to compare with."
+        description="Hex; null where neither the caller nor the source told one to compare with, and the job was not "
+        "asked for it (`computeSha256`)."
     )
     crc64nvme: str | None = Field(
         alias="crc64nvme",

@@ -212,6 +212,8 @@ async def test_receipt(alice: Environ, origin: Origin) -> None:
     shown = (await called(alice, "job", job_id, "--receipt")).stdout
     assert all(text in shown for text in (receipt["crc64nvme"], receipt["sha256"][:16], receipt["agents"][0]))
     assert "s3cr3t" not in shown
+    computed = (await called(alice, "get", url, "--compute-sha256", "--json")).json["jobs"][0]
+    assert (computed["checksum"], computed["result"]["sha256"]) == (None, receipt["sha256"])
     refused = await called(alice, "job", "job_none", "--receipt")
     assert refused.code == 1
 

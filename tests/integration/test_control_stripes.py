@@ -233,8 +233,18 @@ async def test_a_sweep_leaves_the_upload_of_stripes_alone() -> None:
 
 @pytest.mark.parametrize(
     ("facts", "told"),
-    [({"checksum": f"sha256:{'0' * 64}"}, {}), ({}, {"digest": f"sha256:{'0' * 64}"}), ({"connections": 32}, {})],
-    ids=["read in order", "read in order for the source's digest", "all connections that the origin is to bear"],
+    [
+        ({"checksum": f"sha256:{'0' * 64}"}, {}),
+        ({"compute_sha256": True}, {}),
+        ({}, {"digest": f"sha256:{'0' * 64}"}),
+        ({"connections": 32}, {}),
+    ],
+    ids=[
+        "read in order",
+        "read in order for the receipt",
+        "read in order for the source's digest",
+        "all connections that the origin is to bear",
+    ],
 )
 async def test_jobs_that_stay_on_one_agent(facts: dict[str, Any], told: dict[str, Any]) -> None:
     """Nobody is asked."""

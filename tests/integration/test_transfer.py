@@ -487,6 +487,25 @@ async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm:
     assert bench.memory.peak_bytes <= 2 * PART
 
 
+@pytest.mark.parametrize("size", [1000, 3 * PART + 1])
+@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("algorithm", [None, "md5", "crc64nvme"])
+async def test_sha256_is_computed_where_it_is_wanted(bench: Bench, algorithm: str | None, way: str, size: int) -> None:
+    """With nothing to compare, or something else; a wrong MD5 is seen all the same."""
+    order = replace(await bench.order(size, pinned=WAYS[way]), compute_sha256=True)
+    checksum = None if algorithm is None else checksum_of(algorithm, size)
+    result = await bench.run(replace(order, checksum=checksum))
+    await bench.check(order, result, size)
+    assert result.sha256 == content_sha256(7, size)
+    assert bench.memory.peak_bytes <= 2 * PART
+    await bench.sink.delete(order.key)
+    if algorithm == "md5":
+        control = Control()
+        await bench.fails(replace(order, checksum=checksum_of("md5", size + 1)), ChecksumMismatch, control)
+        if control.session is not None:
+            await bench.abort(control)
+
+
 async def test_hashing_waits_for_nobody_s_names(bench: Bench) -> None:
     """With all threads of the loop stuck, as in names that nobody resolves, a checksum is computed all the same."""
     order = replace(await bench.order(3 * PART), checksum=checksum_of("sha256", 3 * PART))

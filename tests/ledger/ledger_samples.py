@@ -45,6 +45,7 @@ def a_full_job() -> Job:
             not_before=NOW + timedelta(hours=1),
             size_bytes_max=1 << 45,
             dedupe=True,
+            compute_sha256=True,
             refresh_webhook="https://hooks.example/refresh",
         ),
         created_at=NOW,

@@ -37,6 +37,7 @@ def test_every_field_arrives() -> None:
             notBefore="2026-01-02T03:04:05+01:00",
             sizeBytesMax=5,
             dedupe=True,
+            computeSha256=True,
             refreshWebhook="https://refresh.example/",
         )
     )
@@ -54,6 +55,7 @@ def test_every_field_arrives() -> None:
     assert spec.not_before == datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
     assert spec.size_bytes_max == 5
     assert spec.dedupe is True
+    assert spec.compute_sha256 is True
     assert spec.refresh_webhook == "https://refresh.example/"
 
 

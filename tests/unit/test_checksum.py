@@ -64,10 +64,22 @@ def test_a_hasher_compares(text: str, sha256: str | None) -> None:
     again.check()
 
 
+@pytest.mark.parametrize("text", [None, f"md5:{MD5}", f"sha256:{SHA256}", "crc64nvme:rosUhgp5mIg="])
+def test_sha256_is_told_where_it_is_wanted(text: str | None) -> None:
+    """Whatever else the bytes are compared with; a fresh one wants it too."""
+    hasher = Hasher(Checksum.parse(text) if text else None, wants_sha256=True)
+    assert hasher.needs_order
+    for known in (hasher, hasher.fresh()):
+        known.update(b"abc")
+        known.check()
+        assert known.sha256 == SHA256
+
+
 def test_without_an_expectation_nothing_is_hashed() -> None:
     """No checksum, or one that is combined of the parts, costs nothing here."""
     for expected in (None, Checksum.parse("crc64nvme:rosUhgp5mIg=")):
         hasher = Hasher(expected)
+        assert not hasher.needs_order
         hasher.update(b"abc")
         hasher.check()
         assert hasher.sha256 is None

@@ -60,6 +60,7 @@ OTHER_TAG, WEAK = replace(FOUND, etag='"v2"'), replace(FOUND, etag='W/"v1"')
         (a_job(checksum=f"crc64nvme:{CRC}"), True),
         (a_job(checksum="crc64nvme:AAAAAAAAAAE="), False),
         (a_job(checksum=f"md5:{'ab' * 16}"), False),
+        (a_job(compute_sha256=True), True),
         # The pinned source counts, not the URL that did not have the file.
         (a_job(url="https://gone.example/a", mirrors=(URL,), metadata=replace(FOUND, source=1)), True),
         (a_job(mirrors=(MIRROR,), metadata=replace(FOUND, source=1)), False),
@@ -67,6 +68,14 @@ OTHER_TAG, WEAK = replace(FOUND, etag='"v2"'), replace(FOUND, etag='W/"v1"')
 )
 def test_the_same_file(job: Job, is_same: bool) -> None:  # noqa: FBT001 - what is expected
     assert has_file_of(EARLIER, job) is is_same
+
+
+def test_a_receipt_without_sha256_is_not_handed_on() -> None:
+    """An object whose SHA-256 nobody computed is no copy for who asks for it."""
+    assert EARLIER.result is not None
+    unhashed = replace(EARLIER, result=replace(EARLIER.result, sha256=None))
+    assert has_file_of(unhashed, a_job())
+    assert not has_file_of(unhashed, a_job(compute_sha256=True))
 
 
 @pytest.mark.parametrize("found", [WEAK, replace(FOUND, etag=None)])
