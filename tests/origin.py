@@ -287,8 +287,8 @@ class Origin:
 
 def _dripping(reply: Reply, file: File) -> Behaviour:
     """Return how this answer is sent."""
-    at = file.behaviour.drip_at
-    if at is None or not reply.first <= at < reply.first + reply.body_bytes or not file.strikes():
+    sent = range(reply.first, reply.first + reply.body_bytes)
+    if not any(at in sent for at in file.behaviour.drips_at) or not file.strikes():
         return file.behaviour
     return replace(file.behaviour, rate_bytes_per_s=file.behaviour.drip_bytes_per_s)
 

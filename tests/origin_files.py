@@ -125,8 +125,8 @@ class Behaviour:
     stall_after: int | None = None
     #: Send nothing at all until `origin.resume()`.
     silent: bool = False
-    #: An answer with the byte at this offset of the file comes at this rate: above what is given up for its speed.
-    drip_at: int | None = None
+    #: An answer with a byte at one of these offsets comes at this rate: above what is given up for its speed.
+    drips_at: tuple[int, ...] = ()
     drip_bytes_per_s: int = 20 * 1024
     #: How often truncation, a flipped bit, stall, silence or dripping strike; None: always.
     faults_max: int | None = None

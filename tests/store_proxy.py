@@ -101,6 +101,8 @@ class StoreProxy:
         self._port = 0
         #: Every request, in order of arrival.
         self.seen: list[Seen] = []
+        #: Those whose client went away before it had sent all of the body.
+        self.broken: list[Seen] = []
 
     @property
     def settings(self) -> S3Settings:
@@ -117,6 +119,7 @@ class StoreProxy:
     def reset(self) -> None:
         """Forget requests and faults."""
         self.seen.clear()
+        self.broken.clear()
         self._planned.clear()
         self._odds.clear()
         self._written_at_s.clear()
@@ -155,7 +158,8 @@ class StoreProxy:
         size_bytes = request.content_length or 0
         key = request.path.partition("/")[2].partition("/")[2]
         peer = request.get_extra_info("peername")
-        self.seen.append(Seen(operation=operation, key=key, part=part, size_bytes=size_bytes, peer=peer))
+        seen = Seen(operation=operation, key=key, part=part, size_bytes=size_bytes, peer=peer)
+        self.seen.append(seen)
         if self.is_down:
             return _hang_up(request)
         fault = self._due(operation, part)
@@ -170,7 +174,7 @@ class StoreProxy:
                 pass
             status = 429 if refusal == _TOO_OFTEN else 400
             return _error(fault.status or status, fault.code or refusal or "", fault.headers)
-        return await self._forward(request, fault)
+        return await self._forward(request, seen, fault)
 
     def _due(self, operation: Operation, part: int | None) -> Fault:
         for planned in self._planned[operation]:
@@ -206,13 +210,15 @@ class StoreProxy:
             return "NotImplemented"
         return None
 
-    async def _forward(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+    async def _forward(self, request: web.Request, seen: Seen, fault: Fault) -> web.StreamResponse:
         assert self._session is not None
         url = URL(f"{self._upstream.endpoint_url}{request.raw_path}", encoded=True)
         # The Host header stays what the client signed.
         headers = request.headers.copy()
         headers.pop("Transfer-Encoding", None)
-        body = _flipped(request.content) if fault.flip_bit else request.content.iter_any()
+        body = self._received(request.content, seen)
+        if fault.flip_bit:
+            body = _flipped(body)
         async with self._session.request(
             request.method,
             url,
@@ -230,6 +236,14 @@ class StoreProxy:
             if request.method != "HEAD":
                 kept.popall("Content-Length", None)
             return web.Response(status=answer.status, headers=kept, body=content or None)
+
+    async def _received(self, content: aiohttp.StreamReader, seen: Seen) -> AsyncIterator[bytes]:
+        try:
+            async for piece in content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError):
+            self.broken.append(seen)
+            raise
 
 
 #: By method: the operation that a parameter of the query shows; None: any.
@@ -281,9 +295,9 @@ async def _read_up_to(content: aiohttp.StreamReader, bytes_count: int) -> None:
         bytes_count -= len(piece)
 
 
-async def _flipped(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _flipped(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     flipped = False
-    async for piece in content.iter_any():
+    async for piece in body:
         if not flipped and piece:
             flipped = True
             yield bytes([piece[0] ^ 1]) + piece[1:]

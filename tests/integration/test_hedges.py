@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SIZE = 5 * PART + 3
 ALL = [1, 2, 3, 4, 5, 6]
 #: In the third part; by itself that one would take four minutes.
-DRIP: dict[str, object] = {"drip_at": 2 * PART + 1000, "faults_max": 1}
+DRIP: dict[str, object] = {"drips_at": (2 * PART + 1000,), "faults_max": 1}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -73,7 +73,7 @@ async def test_a_hedge_that_brings_other_bytes(bench: Bench) -> None:
 async def test_a_hedge_that_loses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first request is quicker after all: what the second one has read counts for nothing, the rest as ever."""
     monkeypatch.setattr(policy, "slowest", lambda ways, _rates: min(ways, default=None))
-    drips = {"drip_at": 2 * PART - 1}
+    drips = {"drips_at": (2 * PART - 1,)}
     order = await bench.order(2 * PART, faults={**drips, "drip_bytes_per_s": PART})
     # What is asked for once the first part is in comes slower still.
     control = Control(on_part=lambda: bench.origin.add("file.bin", size=2 * PART, seed=7, **drips))
