@@ -86,7 +86,8 @@ class RawSource:
         self._threads: list[threading.Thread] = []
         self._troubles: list[Exception] = []
         self.peers: list[Peer] = []
-        self.host_port = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.host_port = f"127.0.0.1:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.host_port}/f.bin"
 
     def __enter__(self) -> Self:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from aiohttp.client_proto import ResponseHandler
 from authority import certificates
@@ -105,6 +106,9 @@ class Rig:
                 ) as client,
             ):
                 await task(client, source)
+            async with asyncio.timeout(40):
+                while _is_connected(source.port):
+                    await asyncio.sleep(0.02)
             # Transports that were closed say so at the next turns.
             await asyncio.sleep(0.02)
 
@@ -114,6 +118,12 @@ class Rig:
         ):
             runner.run(main())
         assert complaints == []
+
+
+def _is_connected(port: int) -> bool:
+    """Say whether this process has a connection to the source that it has not closed."""
+    connections = psutil.Process().net_connections("tcp4")
+    return any(one.status != psutil.CONN_LISTEN and one.raddr.port == port and one.fd >= 0 for one in connections)
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ async def test_nobody_there(shared: Shared, tmp_path: Path) -> None:
 
 async def test_a_seeder_that_goes_away_and_comes_back(shared: Shared, tmp_path: Path) -> None:
     """Silence ends the part; when somebody is there again, only what is missing is fetched."""
-    async with torrents(tmp_path, "127.0.0.1/32") as transport:
+    async with torrents(tmp_path, "127.0.0.1/32", stall_timeout_s=3) as transport:
         with seeding(shared) as seeder:
             port = seeder.port
             url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")

@@ -29,7 +29,7 @@ async def torrents(
     **limits: float,
 ) -> AsyncIterator[TorrentTransport]:
     egress = EgressSettings(allow=allow)
-    source = SourceSettings().model_copy(update={"stall_timeout_s": 3, "probe_timeout_s": 5, **limits})
+    source = SourceSettings().model_copy(update={"stall_timeout_s": 20, "probe_timeout_s": 5, **limits})
     dialer = Dialer(guard(egress), egress, source, slots=asyncio.Semaphore(8), meter=meter or Meter())
     proxy = TorrentProxy(dialer, tracker_ports=egress.ports)
     swarm = Swarm(dialer.guard, proxy, Scratch(scratch, bytes_max, free_bytes_min=0), linger_s=linger_s)
