@@ -32,6 +32,7 @@ import tasks.guard
 import tasks.hedging
 import tasks.intake
 import tasks.lanes
+import tasks.mirrors
 import tasks.outgoing
 import tasks.pieces
 import tasks.probe
@@ -375,6 +376,11 @@ NULLS = {
         "a part that crawls is brought by a second request",
         _is(tasks.hedging.Hedges, "_begun", _nothing),
         "tests/integration/test_hedges.py::test_f04_a_part_that_drips_is_hedged",
+    ),
+    "hedge-apart": Null(
+        "a second request for a part leaves the source that crawls, where there is another one",
+        _is(tasks.mirrors.Supplies, "apart_from", lambda _self, _supply: ()),
+        "tests/integration/test_faults_mirrors.py::test_a_hedge_leaves_the_source_that_crawls",
     ),
     "hedge-bytes": Null(
         "an upload goes on with a hedge only where both brought the same",

@@ -111,6 +111,21 @@ async def test_a_part_that_drips_is_hedged_by_the_mirror(twin: Twin, monkeypatch
     assert twin.bench.proxy.count("upload_part") == 7
 
 
+async def test_a_hedge_leaves_the_source_that_crawls(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main source was the quicker one so far, and has a connection free; its part is asked of the mirror all the
+    same.
+    """
+    monkeypatch.setattr(policy, "_CRAWL_AFTER_S", 60.0)
+    monkeypatch.setattr(hedging_policy, "_AFTER_S", 0.3)
+    faults = {"rate_bytes_per_s": 16 * MIB, "drips_at": (5 * PART + 1000,), "faults_max": 1}
+    order = await twin.order(faults=faults, rate_bytes_per_s=4 * MIB)
+    async with asyncio.timeout(60):
+        result = await twin.bench.run(order)
+    await twin.bench.check(order, result, SIZE)
+    assert twin.bench.ranges().count(6) == twin.asked_of_mirror().count(6) == 1
+    assert twin.bench.proxy.broken == []
+
+
 async def test_a_mirror_that_is_slow(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried with one part, which is asked for elsewhere as soon as it crawls: it holds nothing up."""
     monkeypatch.setattr(policy, "_CRAWL_AFTER_S", 0.5)
