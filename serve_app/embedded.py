@@ -47,7 +47,12 @@ _BUCKET_DIR = "bucket"
 _PORTS_FILE = "bucket-ports"
 #: Ray gives itself 30 s to start (raylet_start_wait_time_s in its node.py), which a busy machine may not keep.
 _RAY_STARTS_MAX = 3
-_SLOW_START = "timed out during startup"
+#: What Ray says where another start may do better, and why it is made.
+_PASSING = {
+    "timed out during startup": "this machine is slow",
+    # It was free when it was chosen, seconds before.
+    "Failed to find a valid port": "another program took its port",
+}
 _REAP_TIMEOUT_S = 5.0
 _REAP_POLL_S = 0.05
 #: In the environment of every process that Ray starts for us: how those that outlive `up` are told from all others.
@@ -212,9 +217,10 @@ class EmbeddedCluster:
             try:
                 return self._init_ray(temp_dir)
             except ServiceError as error:
-                if _SLOW_START not in error.message:
+                why = next((why for said, why in _PASSING.items() if said in error.message), None)
+                if why is None:
                     raise
-                self._say("Ray once more: this machine is slow")
+                self._say(f"Ray once more: {why}")
                 ray.shutdown()
                 _reap(place.data_dir)
         return self._init_ray(temp_dir)
