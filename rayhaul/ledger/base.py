@@ -95,6 +95,23 @@ class OutboxRecord:
     #: Deliveries tried so far, and when the next one is due.
     attempts: int = 0
     next_attempt_at: datetime | None = None
+    #: Since when nothing is sent there for this user, as of reading; None where it is.
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisabledWebhook:
+    """A URL that answered 410 to a user's message, and gets no more of them."""
+
+    user_id: str
+    #: Kept as a fingerprint only.
+    url: str
+    #: Host and port, for people.
+    receiver: str
+    #: When it answered 410.
+    disabled_at: datetime
+    #: When a message for it was last given up, the one that it answered included.
+    last_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +136,8 @@ class DeliveryRecord:
     duration_ms: int
     #: None where it is not tried again.
     next_attempt_at: datetime | None
+    #: For people: why it was given up before its time, and what helps. None where that was not so.
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +194,8 @@ class Batch:
     parts: Sequence[PartDone] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
     outbox: Sequence[OutboxRecord] = ()
+    #: (user id, URL) of webhooks that messages are sent to again.
+    webhooks_enabled: Sequence[tuple[str, str]] = ()
     #: New ones and changed ones. A key that was revoked stays so.
     keys: Sequence[ApiKey] = ()
     #: When keys were used, by key id.
@@ -322,6 +343,18 @@ class Ledger(Protocol):
 
     async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
         """Keep what became of deliveries, and forget those of long ago."""
+        ...
+
+    async def note_disabled(self, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]) -> None:
+        """Keep which webhooks answered 410, and which were spared a message because they had.
+
+        One that was enabled meanwhile stays so for all it was spared. Forgets those that were asked and spared nothing
+        for as long as deliveries are kept.
+        """
+        ...
+
+    async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
+        """Return since when the viewer's own messages are not sent to a URL; None where they are."""
         ...
 
     async def deliveries(

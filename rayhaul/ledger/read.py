@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -184,7 +184,10 @@ def spent(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> Mapping
 
 
 def outbox(connection: sa.Connection, due: datetime, limit: int, sealer: Sealer = PLAIN) -> Sequence[OutboxRecord]:
-    """Return those that wait longest first: since they were made, or since their postponed delivery is due."""
+    """Return those that wait longest first: since they were made, or since their postponed delivery is due.
+
+    Which webhooks are disabled is read along with them: nobody needs to ask for each message.
+    """
     connection = of_one_snapshot(connection)
     columns = tables.outbox.c
     query = sa.select(tables.outbox).order_by(columns.next_attempt_at, columns.outbox_id).limit(limit)
@@ -195,7 +198,33 @@ def outbox(connection: sa.Connection, due: datetime, limit: int, sealer: Sealer 
         for row in connection.execute(query.where(condition))
     ]
     found.sort(key=lambda record: (record.next_attempt_at or record.created_at, record.outbox_id))
-    return found[:limit]
+    del found[limit:]
+    disabled = _disabled(connection, {(record.user_id, record.url) for record in found}, sealer)
+    for index, record in enumerate(found if disabled else ()):
+        found[index] = replace(record, disabled_at=disabled.get((record.user_id, record.url)))
+    return found
+
+
+def disabled_since(connection: sa.Connection, viewer: Viewer, url: str, sealer: Sealer = PLAIN) -> datetime | None:
+    webhook = (viewer.user_id, url)
+    return _disabled(connection, {webhook}, sealer).get(webhook)
+
+
+def _disabled(
+    connection: sa.Connection, webhooks: Iterable[tuple[str, str]], sealer: Sealer
+) -> Mapping[tuple[str, str], datetime]:
+    """Return since when those of these (user id, URL) that are disabled are so."""
+    asked = {(user_id, url_id): (user_id, url) for user_id, url in webhooks for url_id in sealer.fingerprints(url)}
+    url_ids = list({url_id for _, url_id in asked})
+    columns = tables.webhooks_disabled.c
+    query = sa.select(columns.user_id, columns.url_id, columns.disabled_at)
+    found: dict[tuple[str, str], datetime] = {}
+    for first in range(0, len(url_ids), _PAIRS_MAX):
+        page = query.where(columns.url_id.in_(url_ids[first : first + _PAIRS_MAX]))
+        for user_id, url_id, disabled_at in connection.execute(page):
+            if (user_id, url_id) in asked:
+                found[asked[user_id, url_id]] = disabled_at
+    return found
 
 
 def deliveries(

@@ -14,7 +14,7 @@ from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger import sealing
-from rayhaul.ledger.base import ApiKey, IdempotencyRecord, OutboxRecord, Role, Scope
+from rayhaul.ledger.base import ApiKey, DisabledWebhook, IdempotencyRecord, OutboxRecord, Role, Scope
 from rayhaul.ledger.sealing import Sealer
 from rayhaul.metrics import Labels
 
@@ -340,6 +340,16 @@ def outbox(row: Any, sealer: Sealer) -> OutboxRecord:
         attempts=row.attempts,
         next_attempt_at=row.next_attempt_at,
     )
+
+
+def disabled_values(webhook: DisabledWebhook, sealer: Sealer) -> Values:
+    return {
+        "url_id": sealer.fingerprints(webhook.url)[0],
+        "user_id": webhook.user_id,
+        "receiver": webhook.receiver,
+        "disabled_at": webhook.disabled_at,
+        "last_at": webhook.last_at,
+    }
 
 
 def key_values(key: ApiKey) -> Values:

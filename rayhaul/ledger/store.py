@@ -27,6 +27,7 @@ from rayhaul.ledger.base import (
     ApiKey,
     Batch,
     DeliveryRecord,
+    DisabledWebhook,
     IdempotencyRecord,
     JobFilter,
     Ledger,
@@ -243,6 +244,13 @@ class SqlLedger(Ledger):
 
     async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
         await self._write(lambda connection: self._writes.note_deliveries(connection, records))
+
+    async def note_disabled(self, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]) -> None:
+        if answered or spared:
+            await self._write(lambda connection: self._writes.note_disabled(connection, answered, spared))
+
+    async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
+        return await self._readers.call(lambda connection: read.disabled_since(connection, viewer, url, self._sealer))
 
     async def deliveries(
         self, viewer: Viewer, *, job_id: str | None = None, before_seq: int | None = None, limit: int = 50

@@ -304,11 +304,26 @@ webhook_deliveries = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("duration_ms", sa.Integer, nullable=False),
     sa.Column("next_attempt_at", Moment),
+    sa.Column("why", sa.Text),
     # A user's deliveries, a job's, and those of long ago.
     sa.Index("webhook_deliveries_by_user", "user_id", "seq"),
     sa.Index("webhook_deliveries_by_job", "job_id", "seq"),
     sa.Index("webhook_deliveries_by_age", "ts"),
     sqlite_autoincrement=True,
+)
+
+webhooks_disabled = sa.Table(
+    "webhooks_disabled",
+    metadata,
+    # A fingerprint (sealing.py): URLs may be secrets. One that was made with a key which is not there any more is found
+    # by nobody; that URL is asked once more.
+    sa.Column("url_id", sa.Text, primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("disabled_at", Moment, nullable=False),
+    sa.Column("last_at", Moment, nullable=False),
+    # Those of long ago.
+    sa.Index("webhooks_disabled_by_age", "last_at"),
 )
 
 #: The only row of `leadership`.

@@ -10,12 +10,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rayhaul.job import Job
 from rayhaul.ledger import read, rows, tables
-from rayhaul.ledger.base import ApiKey, Batch, DeliveryRecord, Deposed, LedgerConflict, OutboxRecord
+from rayhaul.ledger.base import (
+    ApiKey,
+    Batch,
+    DeliveryRecord,
+    Deposed,
+    DisabledWebhook,
+    LedgerConflict,
+    OutboxRecord,
+)
 from rayhaul.ledger.connect import NEWS_CHANNEL
 from rayhaul.ledger.prepared import Query, Row, Statement
 from rayhaul.ledger.sealing import Sealer
 
-#: What became of a delivery is shown for so long.
+#: What became of a delivery is shown for so long, and a disabled webhook known after its last message.
 DELIVERIES_KEPT = timedelta(days=30)
 #: A little more than the longest window of an objective.
 _SLO_KEPT = timedelta(days=31)
@@ -69,6 +77,12 @@ class Writes:
         self.keys = Statement(_put_key(dialect), dialect)
         self.keys_used = Statement(_note_use(), dialect)
         self.deliveries = insert(tables.webhook_deliveries, "seq")
+        disabled = tables.webhooks_disabled
+        known = (disabled.c.url_id == sa.bindparam("known_id"), disabled.c.user_id == sa.bindparam("known_user"))
+        spare = sa.update(disabled).where(*known).values(last_at=sa.bindparam("last_at"))
+        self.webhooks_disabled = upsert(disabled)
+        self.webhooks_spared = Statement(spare, dialect)
+        self.webhooks_enabled = Statement(sa.delete(disabled).where(*known), dialect)
         self.scaling = insert(tables.scaling_decisions, "seq")
         self.counts = Statement(_add(tables.counters, dialect), dialect)
         self.slo_counts = Statement(_add(tables.slo_counts, dialect), dialect)
@@ -112,6 +126,7 @@ class Writes:
         self.events.run(connection, [rows.event_values(event) for event in batch.events])
         self.idempotency.run(connection, [rows.idempotency_values(record) for record in batch.idempotency])
         self.outbox.run(connection, [rows.outbox_values(record, sealer) for record in batch.outbox])
+        self.webhooks_enabled.run(connection, [row for each in batch.webhooks_enabled for row in self._known(*each)])
         self.keys.run(connection, [rows.key_values(key) for key in batch.keys])
         used = [{"used_id": key_id, "used_at": used_at} for key_id, used_at in batch.keys_used.items()]
         self.keys_used.run(connection, used)
@@ -137,6 +152,24 @@ class Writes:
         if records:
             old = tables.webhook_deliveries.c.ts < max(record.ts for record in records) - DELIVERIES_KEPT
             connection.execute(sa.delete(tables.webhook_deliveries).where(old))
+
+    def note_disabled(
+        self, connection: sa.Connection, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]
+    ) -> None:
+        self.webhooks_disabled.run(connection, [rows.disabled_values(webhook, self._sealer) for webhook in answered])
+        uses = [
+            {**known, "last_at": webhook.last_at}
+            for webhook in spared
+            for known in self._known(webhook.user_id, webhook.url)
+        ]
+        self.webhooks_spared.run(connection, uses)
+        newest = max(webhook.last_at for webhook in (*answered, *spared))
+        old = tables.webhooks_disabled.c.last_at < newest - DELIVERIES_KEPT
+        connection.execute(sa.delete(tables.webhooks_disabled).where(old))
+
+    def _known(self, user_id: str, url: str) -> list[Row]:
+        """Return what finds a webhook, under whichever key it was written."""
+        return [{"known_id": url_id, "known_user": user_id} for url_id in self._sealer.fingerprints(url)]
 
 
 #: Columns of a job that are written once.

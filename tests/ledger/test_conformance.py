@@ -30,7 +30,16 @@ from rayhaul.errors import InvalidRequest
 from rayhaul.job import JobStatus, Priority
 from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
-from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, ScalingRecord, Scope, UsageRecord
+from rayhaul.ledger.base import (
+    Batch,
+    DisabledWebhook,
+    JobFilter,
+    LedgerConflict,
+    ScalingRecord,
+    Scope,
+    UsageRecord,
+    Viewer,
+)
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
@@ -328,6 +337,49 @@ async def test_messages_come_when_they_are_due(ledger: SqlLedger) -> None:
     assert await ledger.outbox(NOW + timedelta(seconds=60), 10) == [made[1], tried[1], made[3], tried[0]]
     assert await ledger.outbox(NOW + timedelta(hours=1), 2) == [made[1], tried[1]]
     assert (await ledger.outbox(NOW + timedelta(hours=1), 10))[-1] == later
+
+
+HOOK = "https://hooks.example/x"
+
+
+def a_disabled(user: Viewer, url: str = HOOK, days: int = 0, spared_days: int = 0) -> DisabledWebhook:
+    disabled_at = NOW + timedelta(days=days)
+    last_at = disabled_at + timedelta(days=spared_days)
+    return DisabledWebhook(
+        user_id=user.user_id, url=url, receiver="hooks.example", disabled_at=disabled_at, last_at=last_at
+    )
+
+
+async def test_a_webhook_is_disabled_for_a_user_until_it_is_enabled(ledger: SqlLedger) -> None:
+    """What answered 410 comes with the messages that are due; it is one user's URL, and enabled by that user alone."""
+    jobs = [a_job(ANN), a_job(BOB)]
+    messages = [*map(a_message, jobs), a_message(jobs[0], url=f"{HOOK}/y")]
+    await ledger.commit(Batch(jobs_new=jobs, outbox=messages))
+    await ledger.note_disabled([], [])
+    await ledger.note_disabled([a_disabled(ANN)], [])
+    found = [replace(messages[0], disabled_at=NOW), *messages[1:]]
+    for enabled in ([], [(BOB.user_id, HOOK), (ANN.user_id, f"{HOOK}/y")]):
+        await ledger.commit(Batch(webhooks_enabled=enabled))
+        assert await ledger.outbox(NOW, 10) == found
+        assert [await ledger.disabled_since(user, HOOK) for user in (ANN, BOB, OPERATOR)] == [NOW, None, None]
+    await ledger.commit(Batch(webhooks_enabled=[(ANN.user_id, HOOK)]))
+    # A courier that has read the earlier page does not undo it.
+    await ledger.note_disabled([], [a_disabled(ANN, spared_days=1)])
+    assert await ledger.outbox(NOW, 10) == messages
+    assert await ledger.disabled_since(ANN, HOOK) is None
+    await ledger.note_disabled([a_disabled(ANN, days=2)], [])
+    assert await ledger.disabled_since(ANN, HOOK) == NOW + timedelta(days=2)
+
+
+async def test_webhooks_that_nobody_uses_are_forgotten(ledger: SqlLedger) -> None:
+    """One that was spared no message for as long as deliveries are kept goes; one that was stays disabled."""
+    used, unused, new = f"{HOOK}/used", f"{HOOK}/unused", f"{HOOK}/new"
+    await ledger.note_disabled([a_disabled(ANN, used), a_disabled(ANN, unused)], [])
+    await ledger.note_disabled([], [a_disabled(ANN, used, spared_days=20)])
+    await ledger.note_disabled([a_disabled(ANN, new, days=31)], [])
+    assert await ledger.disabled_since(ANN, used) == NOW
+    assert await ledger.disabled_since(ANN, unused) is None
+    assert (await counts(ledger))["webhooks_disabled"] == 2
 
 
 async def test_priorities_stay_paused_until_they_are_not(ledger: SqlLedger) -> None:

@@ -17,7 +17,7 @@ from ledger_samples import NOW, OPERATOR, a_message, a_part, a_record, a_session
 from rayhaul.job import Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata
 from rayhaul.lease import SessionState
 from rayhaul.ledger import connect, migrate, read, write
-from rayhaul.ledger.base import Batch, JobFilter, Viewer
+from rayhaul.ledger.base import Batch, DisabledWebhook, JobFilter, Viewer
 from rayhaul.ledger.sealing import PLAIN
 from rayhaul.settings import LedgerSettings
 
@@ -69,6 +69,16 @@ def a_numbered_job(number: int) -> Job:
         status=status,
         dead_lettered_at=NOW if status is JobStatus.FAILED and number % 2 else None,
         **(a_version(number) if is_known else {}),
+    )
+
+
+def a_disabled_webhook(number: int) -> DisabledWebhook:
+    return DisabledWebhook(
+        user_id=f"user_{number % _USERS}",
+        url=f"https://hooks.example/{number}",
+        receiver="hooks.example",
+        disabled_at=NOW,
+        last_at=NOW,
     )
 
 
@@ -162,6 +172,8 @@ def loaded(
     for batch in batches:
         with engine.begin() as connection:
             writes.write(connection, batch)
+    with engine.begin() as connection:
+        writes.note_disabled(connection, [a_disabled_webhook(number) for number in range(_USERS * 10)], [])
     if request.param == "postgresql":
         with engine.begin() as connection:
             # As autovacuum does by itself. SQLite plans well without.
@@ -183,6 +195,8 @@ JOB = a_numbered_job(_MIDDLE)
 TWIN = a_numbered_job(21)
 NEXT = {"before_id": JOB.id}
 BY_ID = "jobs_pkey|sqlite_autoindex_jobs_1"
+#: One statement for all messages of a page.
+DISABLED = "webhooks_disabled_pkey|sqlite_autoindex_webhooks_disabled_1"
 
 #: For each statement of a query an index that it must use; of several with `|` between them, one.
 QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
@@ -208,8 +222,11 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
     "newest events of a user": (events(USER, _JOBS), ["job_events_by_user|job_events_pkey"]),
     "events of a job": (events(OPERATOR, _MIDDLE + 100, JOB.id), ["job_events_by_job"]),
     "the last event": (read.last_seq, ["job_events_pkey|SEARCH job_events"]),
-    "messages that are due": (lambda c: read.outbox(c, NOW, 100), ["outbox_by_due"] * 2),
-    "all messages": (lambda c: read.outbox(c, NOW + timedelta(hours=2), 100), ["outbox_by_due"] * 2),
+    "messages that are due": (lambda c: read.outbox(c, NOW, 100), ["outbox_by_due", "outbox_by_due", DISABLED]),
+    "all messages": (
+        lambda c: read.outbox(c, NOW + timedelta(hours=2), 100),
+        ["outbox_by_due", "outbox_by_due", DISABLED],
+    ),
     # Leases, paused priorities, usages and counters are few, and taken all. The count looks at all jobs, once.
     "the scheduler's start": (
         read.state,

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from ledger_samples import ANN, NOW, OPERATOR, a_full_job, a_job, a_message, cha
 
 from rayhaul.job import Job
 from rayhaul.ledger import connect, resealing, tables
-from rayhaul.ledger.base import Batch, JobFilter, OutboxRecord
+from rayhaul.ledger.base import Batch, DisabledWebhook, JobFilter, OutboxRecord
 from rayhaul.ledger.resealing import KeyMissing
 from rayhaul.ledger.sealing import KEY_BYTES, Sealer, key_id
 from rayhaul.ledger.store import open_ledger
@@ -43,6 +44,12 @@ def a_secretive_job() -> Job:
 
 def a_secretive_message(job: Job) -> OutboxRecord:
     return replace(a_message(job), url=f"https://hooks.example/{SECRET}")
+
+
+def a_disabled(message: OutboxRecord) -> DisabledWebhook:
+    return DisabledWebhook(
+        user_id=message.user_id, url=message.url, receiver="hooks.example", disabled_at=NOW, last_at=NOW
+    )
 
 
 async def fill(url: str, *keys: bytes) -> tuple[Sequence[Job], OutboxRecord]:
@@ -89,7 +96,8 @@ async def test_with_a_key_no_file_shows_a_secret(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     ledger = open_ledger(settings(NEW), url)
     job = a_secretive_job()
-    await ledger.commit(Batch(jobs_new=[job], outbox=[a_secretive_message(job)]))
+    await ledger.commit(Batch(jobs_new=[job], outbox=[message := a_secretive_message(job)]))
+    await ledger.note_disabled([a_disabled(message)], [])
     shown = files_of(tmp_path)
     await ledger.close()
     assert job.id.encode() in shown, "it is there"
@@ -125,6 +133,28 @@ async def test_keys_change(url: str) -> None:
     with pytest.raises(KeyMissing):
         open_ledger(settings(OLD), url, read_only=True)
     assert resealing.reseal(url, Sealer([NEW])) == 0
+
+
+async def test_a_disabled_webhook_is_known_as_long_as_its_key(url: str) -> None:
+    """Under a newer key beside the old one it is found, spared and enabled; without the old one it is asked anew."""
+    _, message = await fill(url, OLD)
+    webhook = a_disabled(message)
+    before = open_ledger(settings(OLD), url)
+    await before.note_disabled([webhook], [])
+    await before.close()
+    ledger = open_ledger(settings(NEW, OLD), url)
+    later = replace(webhook, url="https://later.example/", disabled_at=NOW + timedelta(days=31))
+    await ledger.note_disabled([], [replace(webhook, last_at=NOW + timedelta(days=5))])
+    await ledger.note_disabled([replace(later, last_at=later.disabled_at)], [])
+    assert await ledger.outbox(NOW, 10) == [replace(message, disabled_at=NOW)]
+    resealing.reseal(url, Sealer([NEW, OLD]))
+    newer = open_ledger(settings(NEW), url)
+    assert await newer.outbox(NOW, 10) == [message]
+    assert await newer.disabled_since(ANN, later.url) == later.disabled_at
+    await newer.close()
+    await ledger.commit(Batch(webhooks_enabled=[(message.user_id, message.url)]))
+    assert await ledger.disabled_since(ANN, message.url) is None
+    await ledger.close()
 
 
 async def test_what_was_written_before_there_was_a_key_is_sealed_later(url: str) -> None:

@@ -22,6 +22,7 @@ from rayhaul.ledger.base import (
     Batch,
     DeliveryRecord,
     Deposed,
+    DisabledWebhook,
     IdempotencyRecord,
     JobFilter,
     Ledger,
@@ -419,6 +420,12 @@ class ReferenceLedger(Ledger):
         return sum(self.rows.outbox.pop(outbox_id, None) is not None for outbox_id in outbox_ids)
 
     async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
+        raise NotImplementedError("no courier is simulated")
+
+    async def note_disabled(self, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]) -> None:
+        raise NotImplementedError("no courier is simulated")
+
+    async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
         raise NotImplementedError("no courier is simulated")
 
     async def deliveries(
