@@ -4,7 +4,9 @@ Laws of this file:
 1. At least once: a message leaves the ledger after it was delivered or given up, never before. A crash between the two
    delivers it again, under the same id.
 2. What was tried is written down before it is tried again; while the ledger does not answer, nothing new is tried.
-3. It writes nothing but its messages, and nobody waits for it.
+3. It writes nothing but its messages and what became of them, and nobody waits for it.
+4. That a webhook answered 410 is written down before the message is forgotten; from then on none of that user's
+   messages is sent there, by this courier or a later one, until a test of it by that user is delivered.
 """
 
 import asyncio
@@ -12,18 +14,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Protocol
 
+from actors.disabled import Disabled
 from actors.following import webhook_span
 from actors.mailbag import BEHIND_MAX, Mailbag, receiver_of
 from rayhaul.errors import RayhaulError
 from rayhaul.job import utc
-from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
+from rayhaul.ledger.base import DeliveryRecord, DisabledWebhook, OutboxRecord
 from rayhaul.log import bind
 from rayhaul.metrics import TICK_ERRORS, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, WEBHOOKS_HELD, Meter
-from rayhaul.policy.webhook import Outcome, Result, next_try
+from rayhaul.policy.webhook import Outcome, Result, next_try, why_disabled
 from rayhaul.settings import WebhookSettings
 from rayhaul.tracing import OFF, Tracer
 from tasks.egress import GuardedClient
@@ -40,9 +44,6 @@ _PAGE = 256
 _HELD_MAX = 2048
 #: Deliveries under way get this long when the courier stops. What is cut off is delivered again.
 _GRACE_S = 3.0
-#: A URL that answered 410 is left alone this long; then its owner may have changed their mind.
-_GONE_S = 3600.0
-_GONE_MAX = 10_000
 #: Later than any next try.
 _EVER = timedelta(days=3650)
 
@@ -57,6 +58,8 @@ class Messages(Protocol):
     async def forget_outbox(self, outbox_ids: Sequence[str]) -> int: ...
 
     async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None: ...
+
+    async def note_disabled(self, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]) -> None: ...
 
 
 class Courier:
@@ -92,8 +95,7 @@ class Courier:
         #: On the loop's clock; earlier where the last page was full and half of what was held then is through.
         self._look_at_s = 0.0
         self._look_below = 0
-        #: URLs that answered 410, and until when (Unix) they are left alone.
-        self._gone: dict[str, float] = {}
+        self._disabled = Disabled()
 
     async def run(self) -> None:
         """Deliver until `stop`."""
@@ -159,6 +161,7 @@ class Courier:
         # What is in hand is still due in the ledger, and the oldest.
         limit = self._bag.held_count + _PAGE
         page = await self._ledger.outbox(now, limit)
+        self._disabled.read(page)
         self._bag.take(page, now)
         self._look_at_s = asyncio.get_running_loop().time() + self._poll_s
         self._look_below = 0
@@ -168,6 +171,9 @@ class Courier:
     async def _settle(self) -> None:
         """Write what became of messages. Raises: RayhaulError; it is all kept then."""
         news = self._bag.news()
+        if (disabled := self._disabled.news()) is not None:
+            await self._ledger.note_disabled(disabled.answered, disabled.spared)
+            self._disabled.settle(disabled)
         if news.put_off:
             await self._ledger.postpone_outbox(news.put_off)
         if news.ended:
@@ -196,8 +202,10 @@ class Courier:
         self._fill()
 
     async def _try(self, record: OutboxRecord) -> Outcome:
-        if self._gone.get(record.url, 0) > self._clock():
-            return Outcome(result=Result.GONE, why="it answered 410 a while ago")
+        disabled_at = self._disabled.since(record)
+        if disabled_at is not None:
+            self._disabled.spare(record, disabled_at, utc(self._clock()))
+            return Outcome(result=Result.GONE, why=why_disabled(disabled_at))
         try:
             with webhook_span(self._tracer, record) as span:
                 outcome = await deliver(self._client, record, self._settings, now_s=self._clock())
@@ -208,9 +216,9 @@ class Courier:
             outcome = Outcome(result=Result.ERROR, why="it could not be sent")
         self._meter.inc(WEBHOOK_DELIVERIES, outcome.result)
         if outcome.result is Result.GONE:
-            self._gone[record.url] = self._clock() + _GONE_S
-            if len(self._gone) > _GONE_MAX:
-                self._gone.pop(next(iter(self._gone)))
+            now = utc(self._clock())
+            self._disabled.answer(record, now)
+            outcome = replace(outcome, why=why_disabled(now))
         return outcome
 
     def _conclude(self, record: OutboxRecord, outcome: Outcome, took_s: float) -> None:
@@ -228,9 +236,13 @@ class Courier:
         again_at = next_try(outcome, attempts=attempts, attempts_max=attempts_max, now=now, rng=self._rng)
         self._note(record, outcome, took_s, again_at=again_at)
         said = outcome.why or f"it answered {outcome.status}"
-        if again_at is None:
+        if outcome.result is Result.GONE:
             self._bag.end(record)
-            self._meter.inc(WEBHOOKS_GIVEN_UP, "gone" if outcome.result is Result.GONE else "exhausted")
+            self._meter.inc(WEBHOOKS_GIVEN_UP, "gone")
+            log.warning("webhook %s to %s given up: %s", record.event, to, said, extra=about)
+        elif again_at is None:
+            self._bag.end(record)
+            self._meter.inc(WEBHOOKS_GIVEN_UP, "exhausted")
             log.warning("webhook %s to %s given up after %d tries: %s", record.event, to, attempts, said, extra=about)
         else:
             self._bag.put_off(record, again_at)
@@ -250,5 +262,7 @@ class Courier:
                 status=outcome.status,
                 duration_ms=round(took_s * 1000),
                 next_attempt_at=again_at,
+                # Of others it may tell where a name led: that is for operators.
+                why=outcome.why if outcome.result is Result.GONE else None,
             )
         )

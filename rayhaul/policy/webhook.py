@@ -2,7 +2,8 @@
 
 Laws of this file:
 1. A message keeps its id and its body over all its deliveries; timestamp and signature are each delivery's own.
-2. Only a 2xx is a success. A redirect is none, and never followed; 410 ends the matter; all else is tried again.
+2. Only a 2xx is a success. A redirect is none, and never followed; 410 disables the URL, for the user whose message it
+   was; all else is tried again.
 3. Nothing secret is in a body: URLs lose user info, query and fragment, as everywhere else.
 """
 
@@ -123,6 +124,14 @@ def classify(status: int) -> Result:
     if status == 410:
         return Result.GONE
     return Result.BUSY if status in _BUSY else Result.REFUSED
+
+
+def why_disabled(disabled_at: datetime) -> str:
+    """Return, for people, why nothing is sent to a URL that answered 410, and what helps."""
+    return (
+        f"it answered 410 at {timestamp(disabled_at)}: nothing more is sent to this URL until a test of it, by "
+        "`rayhaul webhooks test`, is delivered"
+    )
 
 
 def next_try(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from actors.courier import Courier, Messages
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, JobSpec, utc
-from rayhaul.ledger.base import Batch, DeliveryRecord, OutboxRecord, Viewer
+from rayhaul.ledger.base import Batch, DeliveryRecord, DisabledWebhook, OutboxRecord, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import EGRESS_DENIED, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, Meter, Metric
 from rayhaul.settings import EgressSettings, LedgerSettings, SourceSettings, WebhookSettings
@@ -62,6 +63,10 @@ class FlakyLedger:
     async def note_deliveries(self, records: Sequence[DeliveryRecord]) -> None:
         self._check("note")
         await self._inner.note_deliveries(records)
+
+    async def note_disabled(self, answered: Sequence[DisabledWebhook], spared: Sequence[DisabledWebhook]) -> None:
+        self._check("disable")
+        await self._inner.note_disabled(answered, spared)
 
 
 @dataclass(slots=True)
@@ -116,10 +121,10 @@ class Post:
         await self.inner.commit(Batch(jobs_new=jobs, outbox=outbox))
         return [job.id for job in jobs]
 
-    def a_job(self, url: str) -> Job:
+    def a_job(self, url: str, user_id: str = "ann") -> Job:
         spec = JobSpec(url="https://files.example/a", webhook=url)
         now = utc(self.clock())
-        return Job(id=self.new_id("job"), user_id="ann", correlation_id="corr-1234", spec=spec, created_at=now)
+        return Job(id=self.new_id("job"), user_id=user_id, correlation_id="corr-1234", spec=spec, created_at=now)
 
     async def left(self) -> Sequence[OutboxRecord]:
         """Return what the ledger still holds, due or not, oldest first."""
@@ -276,22 +281,65 @@ async def test_given_up_after_the_last_try(post: Post, receiver: Receiver, caplo
     assert "s3cr3t" not in caplog.text
 
 
-async def test_gone_is_the_end(post: Post, receiver: Receiver) -> None:
-    """410 ends the message and, for an hour, all others for that URL; another URL is told, and later this one too."""
-    gone = receiver.answer("gone", 410, 204)
+async def test_gone_is_the_end(post: Post, receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """410 ends the message and all others of that user for that URL, be it by a courier that starts weeks later."""
+    gone = receiver.answer("s3cr3t", 410, 204)
     await post.write(gone, "failed", "deadlettered")
+    with caplog.at_level(logging.WARNING):
+        async with post.courier(receiver):
+            await post.empty()
+    assert len(receiver.deliveries) == 1
+    post.ahead_s += timedelta(days=20).total_seconds()
     async with post.courier(receiver):
-        await post.empty()
         await post.write(gone)
         await post.write(receiver.url("there"))
         await post.empty()
-        assert [len(receiver.got(path)) for path in ("gone", "there")] == [1, 1]
-        assert post.counted(WEBHOOKS_GIVEN_UP, "gone") == 3
-        assert post.counted(WEBHOOK_DELIVERIES, "gone") == 1
-        post.ahead_s += 3601
+    assert [len(receiver.got(path)) for path in ("s3cr3t", "there")] == [1, 1]
+    assert post.counted(WEBHOOKS_GIVEN_UP, "gone") == 3
+    assert post.counted(WEBHOOK_DELIVERIES, "gone") == 1
+    *_, second, first = [each for each in await post.inner.deliveries(Viewer("ann")) if each.result == "gone"]
+    assert (first.status, second.status, first.why) == (410, None, second.why)
+    assert re.fullmatch(
+        "it answered 410 at .*: nothing more is sent .* until .* `rayhaul webhooks test`, .*", first.why or ""
+    )
+    assert f"given up: {first.why}" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+async def test_gone_is_said_by_one_user_s_messages_to_that_user(post: Post, receiver: Receiver) -> None:
+    """The same URL is told of another user's jobs; and of this one's again as soon as it is enabled."""
+    gone = receiver.answer("gone", 410, 204)
+    async with post.courier(receiver):
         await post.write(gone)
         await post.empty()
-    assert len(receiver.got("gone")) == 2
+        of_bob = post.a_job(gone, "bob")
+        await post.inner.commit(Batch(jobs_new=[of_bob]))
+        await post.write(gone, job=of_bob)
+        await post.write(gone)
+        await post.empty()
+        assert told(receiver)[1:] == [of_bob.id]
+        await post.inner.commit(Batch(webhooks_enabled=[("ann", gone)]))
+        (later,) = await post.write(gone)
+        await post.empty()
+    assert told(receiver)[2:] == [later.job_id]
+
+
+async def test_gone_is_written_down_before_the_message_is_forgotten(post: Post, receiver: Receiver) -> None:
+    """While the ledger does not take it the message stays, and nothing is sent; the next courier asks once more."""
+    gone = receiver.answer("gone", 410)
+    (first,) = await post.write(gone)
+    post.ledger.broken.add("disable")
+    async with post.courier(receiver):
+        await until(lambda: post.ledger.failed_count)
+        await post.write(gone)
+        failed_count = post.ledger.failed_count
+        await until(lambda: post.ledger.failed_count > failed_count + 1)
+        assert (await post.left())[0] == first
+    assert len(receiver.deliveries) == 1
+    post.ledger.broken.clear()
+    async with post.courier(receiver):
+        await post.empty()
+    assert await post.inner.disabled_since(Viewer("ann"), gone) is not None
 
 
 async def test_redirects_are_not_followed(post: Post, receiver: Receiver) -> None:
