@@ -61,6 +61,7 @@ class Draft:
         self._recorded: defaultdict[str, PartSet] = defaultdict(int)
         self._idempotency: dict[tuple[str, str], IdempotencyRecord] = {}
         self._outbox: list[OutboxRecord] = []
+        self._webhooks_enabled: list[tuple[str, str]] = []
         self._keys: list[ApiKey] = []
         self._keys_used: dict[str, datetime] = {}
         #: Leases to be told to stop once this is durable, by agent.
@@ -244,6 +245,9 @@ class Draft:
         """Return what this very turn has accepted under an Idempotency-Key."""
         return self._idempotency.get((user_id, key))
 
+    def enable_webhook(self, user_id: str, url: str) -> None:
+        self._webhooks_enabled.append((user_id, url))
+
     def put_key(self, key: ApiKey) -> None:
         self._keys.append(key)
 
@@ -360,6 +364,7 @@ class Draft:
             parts=self._parts,
             idempotency=list(self._idempotency.values()),
             outbox=self._outbox,
+            webhooks_enabled=self._webhooks_enabled,
             keys=self._keys,
             keys_used=self._keys_used,
             paused=self._paused,

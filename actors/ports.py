@@ -182,6 +182,10 @@ class ControlPlane(Protocol):
         """Let an agent finish what it holds and exit; one that is kept by the bounds is replaced. Raises: NotFound."""
         ...
 
+    async def enable_webhook(self, user_id: str, url: str) -> None:
+        """Send a user's messages again to a URL that answered 410, with the courier's next look at the ledger."""
+        ...
+
     async def create_key(self, key: ApiKey) -> None: ...
 
     async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:

@@ -432,6 +432,9 @@ class RayScheduler:
         view: AgentView = await self._call("drain", agent)
         return view
 
+    async def enable_webhook(self, user_id: str, url: str) -> None:
+        await self._call("enable_webhook", user_id, url)
+
     async def create_key(self, key: ApiKey) -> None:
         await self._call("create_key", key)
 

@@ -236,6 +236,9 @@ class Scheduler:
     async def queue(self) -> QueueView:
         return views.queue_view(self._book, self._clock())
 
+    async def enable_webhook(self, user_id: str, url: str) -> None:
+        await self._loop.ask(lambda draft: draft.enable_webhook(user_id, url))
+
     async def create_key(self, key: ApiKey) -> None:
         await self._loop.ask(lambda draft: draft.put_key(key))
 

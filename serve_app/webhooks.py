@@ -9,6 +9,7 @@ from starlette.responses import Response
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobEvent
 from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
+from rayhaul.policy.webhook import Result
 from rayhaul.wire import DeliveryPage, DeliveryView, WebhookTestReport, WebhookTestRequest
 from serve_app.auth import Caller
 from serve_app.bodies import parsed
@@ -51,7 +52,11 @@ async def list_deliveries(
     openapi_extra=json_body(WebhookTestRequest),
 )
 async def try_webhook(request: Request, caller: Caller) -> Response:
-    """Send a receiver a message of type `job.completed` about a job that never was, signed as all are, once."""
+    """Send a receiver a message of type `job.completed` about a job that never was, signed as all are, once.
+
+    Where the URL had answered 410 and the caller's messages are not sent to it any more, they are again once this one
+    was delivered.
+    """
     replica = replica_of(request)
     asked = await parsed(request, WebhookTestRequest)
     with counting_denials(replica):
@@ -66,16 +71,23 @@ async def try_webhook(request: Request, caller: Caller) -> Response:
         created_at=replica.now,
     )
     settings = replica.settings
+    disabled_since = await replica.ledger.disabled_since(caller, asked.url)
     began_s = time.monotonic()
     async with GuardedClient(settings.egress, settings.source, connections_max=1, meter=replica.meter) as client:
         outcome = await deliver(client, message, settings.webhook, now_s=replica.clock())
+    duration_ms = round((time.monotonic() - began_s) * 1000)
+    enables = disabled_since is not None and outcome.result is Result.DELIVERED
+    if enables:
+        await replica.finish(replica.plane.enable_webhook(caller.user_id, asked.url))
     return reply(
         WebhookTestReport(
             message_id=message.outbox_id,
             result=outcome.result,
             status=outcome.status,
-            duration_ms=round((time.monotonic() - began_s) * 1000),
+            duration_ms=duration_ms,
             signed=bool(settings.webhook.keys),
+            disabled_since=disabled_since,
+            enabled_again=enables,
         )
     )
 
@@ -94,4 +106,5 @@ def _view(record: DeliveryRecord) -> DeliveryView:
         status=record.status,
         duration_ms=record.duration_ms,
         next_attempt_at=record.next_attempt_at,
+        why=record.why,
     )

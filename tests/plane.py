@@ -251,6 +251,9 @@ class SmallPlane:
                 return self.known_agents[index]
         raise NotFound
 
+    async def enable_webhook(self, user_id: str, url: str) -> None:
+        await self._ledger.commit(Batch(webhooks_enabled=[(user_id, url)]))
+
     async def create_key(self, key: ApiKey) -> None:
         await self._ledger.commit(Batch(keys=[key]))
 

@@ -36,6 +36,9 @@ def list_deliveries(
             moment(each.next_attempt_at),
         )
     console().print(rows)
+    # In lines of their own: they are too long for a column.
+    for receiver, reason in dict.fromkeys((each.receiver, each.why) for each in page.deliveries if each.why):
+        say(f"{plain(receiver)}: {plain(reason)}")
 
 
 @app.command("test")
@@ -44,12 +47,18 @@ def try_receiver(
     *,
     as_json: Json = False,
 ) -> None:
-    """Send a receiver a test message from the cluster, once; exit code 0 only where it is taken."""
+    """Send a receiver a test message from the cluster, once; exit code 0 only where it is taken.
+
+    A webhook that is disabled, because it answered 410, is enabled again by it.
+    """
     report = with_client(lambda client: client.try_webhook(url))
     if as_json:
         print_json(report)
     else:
         answered = "no answer" if report.status is None else f"status {report.status}"
         say(f"{report.result}: {answered} after {report.duration_ms} ms, {'signed' if report.signed else 'not signed'}")
+        if report.disabled_since is not None:
+            now = "enabled again" if report.enabled_again else "still disabled, until a test is delivered"
+            say(f"it was disabled, for it answered 410 at {moment(report.disabled_since)}; it is {now}")
     if report.result != "delivered":
         raise typer.Exit(Exit.FAILED)

@@ -19,6 +19,10 @@ class DeliveryView(ResponseShape):
     status: int | None = Field(description="The answer's HTTP status; null where there was none.")
     duration_ms: int = Field(description="Until the answer, in milliseconds.")
     next_attempt_at: Timestamp | None = Field(description="Null where it is not tried again.")
+    why: str | None = Field(
+        description="Why it was given up before its time, and what helps; null where it was not. Without a `status`, "
+        "nothing was sent."
+    )
 
 
 class DeliveryPage(ResponseShape):
@@ -42,3 +46,8 @@ class WebhookTestReport(ResponseShape):
     status: int | None = Field(description="The answer's HTTP status; null where there was none.")
     duration_ms: int = Field(description="Until the answer, in milliseconds.")
     signed: bool = Field(description="Whether the cluster has a secret to sign with.")
+    disabled_since: Timestamp | None = Field(
+        description="When the URL answered 410 to a message of the caller's, where none was sent to it since; null "
+        "where they were."
+    )
+    enabled_again: bool = Field(description="Whether messages are sent to it again, for this one was delivered.")

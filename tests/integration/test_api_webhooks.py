@@ -1,6 +1,8 @@
 """Webhooks over HTTP: the log of deliveries, and a message to try a receiver with."""
 
+import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 from answers import check_problem
-from plane import Site, api_settings, site_at
+from cli_call import called
+from cli_process import bare_environ
+from plane import Site, api_settings, listening, site_at
 from pydantic import SecretStr
 from receiver import HANG, Receiver
 from standardwebhooks import Webhook
 
-from rayhaul.ledger.base import DeliveryRecord
+from rayhaul.ledger.base import DeliveryRecord, DisabledWebhook, Viewer
 from rayhaul.settings import EgressSettings, WebhookSettings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -85,6 +89,52 @@ async def test_what_is_no_success_is_told(
     report = (await tried(site, receiver.answer("hook", answer))).json()
     assert (report["result"], report["status"]) == (result, status)
     assert len(receiver.deliveries) == 1
+
+
+async def disable(site: Site, url: str, *users: str) -> datetime:
+    """Have these users' messages not sent to a URL; return since when."""
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    webhooks = [
+        DisabledWebhook(user_id=user, url=url, receiver="hooks.example", disabled_at=now, last_at=now) for user in users
+    ]
+    await site.ledger.note_disabled(webhooks, [])
+    return now
+
+
+async def test_a_delivered_test_enables_a_webhook_again(site: Site, receiver: Receiver) -> None:
+    """One that fails does not; one that is delivered does, for who asked for it alone, and says so."""
+    url = receiver.answer("hook", 500, 204)
+    since = await disable(site, url, "alice", "bob")
+    told = [(await tried(site, url)).json() for _ in range(3)]
+    assert [(each["disabledSince"], each["enabledAgain"]) for each in told] == [
+        ("2026-03-01T12:00:00.000Z", False),
+        ("2026-03-01T12:00:00.000Z", True),
+        (None, False),
+    ]
+    assert await site.ledger.disabled_since(Viewer("alice"), url) is None
+    assert await site.ledger.disabled_since(Viewer("bob"), url) == since
+
+
+async def test_the_command_line_says_what_is_disabled(site: Site, receiver: Receiver, tmp_path: Path) -> None:
+    """The log says why messages are given up, once; the test says that it is over."""
+    job = await site.submit("alice")
+    gone = replace(a_delivery(job, "alice", 1), result="gone", status=410, why="it answered 410\x1b[2J")
+    await site.ledger.note_deliveries([gone, replace(gone, status=None), a_delivery(job, "alice", 2)])
+    url = receiver.answer("hook", 500, 204)
+    await disable(site, url, "alice")
+    async with listening(site.app) as api:
+        key = site.auth["alice"]["Authorization"].partition(" ")[2]
+        environ = {**bare_environ(tmp_path), "RAYHAUL_URL": api, "RAYHAUL_API_KEY": key}
+        log, *tests = [
+            await called(environ, "webhooks", *words)
+            for words in (["log"], ["test", url], ["test", url], ["test", url])
+        ]
+    assert len(log.stdout.splitlines()) == 4
+    assert log.stderr == "hooks.example: it answered 410\ufffd[2J\n"
+    assert [each.code for each in tests] == [1, 0, 0]
+    said = [re.sub(r" at \S+ \S+;", ";", each.stderr).splitlines()[1:] for each in tests]
+    was = "it was disabled, for it answered 410; it is "
+    assert said == [[f"{was}still disabled, until a test is delivered"], [f"{was}enabled again"], []]
 
 
 async def test_a_test_message_goes_nowhere_it_may_not(site: Site, receiver: Receiver) -> None:

@@ -13,7 +13,7 @@ from control_rig import EVERYTHING, HandAgent, Rig, rig_with, spec
 from actors.ports import Accepted, Command, Submission
 from rayhaul.errors import Conflict, Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.job import JobSpec, JobStatus, Priority, utc
-from rayhaul.ledger.base import ApiKey, Batch, Deposed, JobFilter, Role, Viewer
+from rayhaul.ledger.base import ApiKey, Batch, Deposed, DisabledWebhook, JobFilter, Role, Viewer
 from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, POISONED_CALLS, Meter
 
 SURROGATE = "\ud800"
@@ -566,6 +566,17 @@ async def test_a_key_is_made_and_revoked() -> None:
         await rig.scheduler.stop()
         await turning
         assert revoked.revoked_at == now
+
+
+async def test_a_webhook_is_enabled() -> None:
+    """It goes the way of all calls: the ledger knows when it is answered."""
+    async with rig_with() as rig:
+        await rig.begin(1)
+        now, url = _moment(rig, 0), "https://hooks.example/x"
+        webhook = DisabledWebhook(user_id="ann", url=url, receiver="hooks.example", disabled_at=now, last_at=now)
+        await rig.ledger.note_disabled([webhook], [])
+        await rig.call(rig.scheduler.enable_webhook("ann", url))
+        assert await rig.ledger.disabled_since(Viewer("ann"), url) is None
 
 
 async def test_a_start_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
