@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     )
     from rayhaul.client.sync import Client
     from rayhaul.job import JobStatus, Priority
+    from rayhaul.notebook_bar import Bar
 
     __version__: str
 
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Bar",
     "Client",
     "ClientError",
     "ConnectionFailed",
@@ -40,6 +42,7 @@ __all__ = [
 
 _ROOMS = {
     "AsyncClient": "rayhaul.client.aio",
+    "Bar": "rayhaul.notebook_bar",
     "Client": "rayhaul.client.sync",
     "JobStatus": "rayhaul.job",
     "Priority": "rayhaul.job",
