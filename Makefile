@@ -26,7 +26,10 @@ $(VENV)/.dev: $(VENV)/.base setup.cfg pyproject.toml
 demo: $(VENV)/.cluster ## start a cluster, download a real file (or URL=…) into its bucket, verify it, stop
 	$(BIN)/python -m serve_app.demo $(if $(URL),'$(URL)')
 
-test: lint unit alerts ledger simulation integration cluster web ## all that a commit must pass
+# Types and simulation have one process each: side by side they leave no core idle.
+test: ## all that a commit must pass
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint simulation
+	@$(MAKE) --no-print-directory unit alerts ledger integration cluster web
 	@$(BIN)/python tests/log_watch.py
 
 lint: $(VENV)/.dev ## style, types, import contracts
@@ -62,13 +65,13 @@ integration: $(VENV)/.dev ## real HTTP, real S3 server, the shipped nft rules (D
 	@command -v nft >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables iproute2; } \
 	  || echo 'nftables could not be installed: the tests of its rules are skipped'
-	$(BIN)/pytest tests/integration -m 'not drill' -n 2
+	$(BIN)/pytest tests/integration -m 'not drill' -n 3
 
 web: $(VENV)/.dev ## the page in a real browser (Debian's chromium; installed where there is root and apt)
 	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
 	  || echo 'chromium could not be installed: its tests are skipped'
-	$(BIN)/pytest tests/web
+	$(BIN)/pytest tests/web -n 2
 
 cluster: $(VENV)/.dev ## a real Ray cluster
 	$(BIN)/pytest tests/cluster -m 'not drill'
