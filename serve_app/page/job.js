@@ -155,6 +155,6 @@ function drawMap(place, job, leases, partsDone = job.progress.partsDone, waitsFo
   }
   place.replaceChildren(
     el("div", { class: "map", role: "img", "aria-label": `${done} of ${total} parts are in the bucket${agents.length ? `, carried by ${agents.join(", ")}` : ""}` }, cells),
-    el("p", { class: "legend" }, el("span", {}, el("i", { class: "done" }), "in the bucket"), agents.map((agent, index) => el("span", {}, el("i", { class: `agent-${index % 6}` }), agent)),
+    el("p", { class: "legend" }, el("span", {}, el("i", { class: "done" }), "in the bucket"), agents.map((agent, index) => el("span", {}, el("i", { class: `agent-${index % 6} waits` }), `to come by ${agent}`)),
       each > 1 ? el("span", {}, `a square is ${each} parts of ${total}`) : ""));
 }
