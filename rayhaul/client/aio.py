@@ -1,20 +1,15 @@
-"""The asynchronous client: the API's routes as methods, its answers as the models of rayhaul.wire."""
+"""The asynchronous client: the API's routes as methods, its answers as the models of rayhaul.wire. Here: jobs."""
 
 import asyncio
 import builtins
 import random
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
-from pydantic import BaseModel, ValidationError
-
-from rayhaul.client.endpoint import Endpoint, find_endpoint
-from rayhaul.client.errors import Conflict, ConnectionFailed, JobCancelled, JobFailed, NotFound, WaitTimeout
+from rayhaul.client.calls import job_path, params_of
+from rayhaul.client.errors import Conflict, JobCancelled, JobFailed, WaitTimeout
 from rayhaul.client.feed import EventFeed
 from rayhaul.client.fields import (
     BATCH_JOBS,
@@ -29,92 +24,33 @@ from rayhaul.client.fields import (
     request,
 )
 from rayhaul.client.many import Ends, OnTally, Tally
+from rayhaul.client.operations import Operations
 from rayhaul.client.retries import Patience
 from rayhaul.client.saving import OnBytes, save
-from rayhaul.client.transport import CORRELATION_ID, IDEMPOTENCY_KEY, Answer, Transport
+from rayhaul.client.transport import CORRELATION_ID, IDEMPOTENCY_KEY
 from rayhaul.client.waiting import PASSING, OnEvent, final
-from rayhaul.job import FINAL, JobStatus, Priority
+from rayhaul.job import FINAL, JobStatus
 from rayhaul.wire import (
-    AgentJobReport,
-    AgentsPage,
-    AlertList,
     BatchAccepted,
     BatchRequest,
-    CapacityView,
-    DeadLetterPage,
-    DeadLetterView,
-    DeliveryPage,
     DownloadLink,
     EventPage,
     EventView,
-    HostsPage,
-    HostView,
     JobPage,
     JobRequest,
-    JobStateReport,
     JobView,
-    KeyCreated,
-    KeyRequest,
-    KeysPage,
-    KeyView,
-    LogsPage,
-    PriorityRequest,
-    QueueReport,
     ReceiptView,
-    RotateRequest,
-    ScalingPage,
-    ScalingView,
-    SloList,
-    StopRequest,
-    WebhookTestReport,
-    WebhookTestRequest,
 )
 
 T = TypeVar("T")
-Model = TypeVar("Model", bound=BaseModel)
-
-#: A retry or two for a restarting replica, four for one that takes ten seconds.
-RETRIES_MAX = 4
-
-#: A cluster that is upgraded or restarted is back within this time; listening goes on meanwhile.
-RECONNECT_S_MAX = 300.0
-
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-class AsyncClient:
+class AsyncClient(Operations):
     """A connection to a cluster; use it with `async with`, in one event loop.
 
     Without arguments it goes where RAYHAUL_URL and RAYHAUL_API_KEY say, else to the last `rayhaul up`.
     Every method raises ApiError and ConnectionFailed.
     """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        api_key: str | None = None,
-        *,
-        timeout_s: float = 30,
-        retries_max: int = RETRIES_MAX,
-        reconnect_s_max: float = RECONNECT_S_MAX,
-    ) -> None:
-        self._http = Transport(find_endpoint(url, api_key), timeout_s=timeout_s, retries_max=retries_max)
-        self._reconnect_s_max = reconnect_s_max
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._http.endpoint
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
 
     async def submit(
         self,
@@ -184,7 +120,7 @@ class AsyncClient:
                 index += 1
 
     async def get(self, job_id: str) -> JobView:
-        return self._read(JobView, await self._http.request("GET", _path(job_id)))
+        return self._read(JobView, await self._http.request("GET", job_path(job_id)))
 
     async def list(
         self,
@@ -195,7 +131,7 @@ class AsyncClient:
         cursor: str | None = None,
     ) -> JobPage:
         """Return one page of jobs, newest first."""
-        params = _params(status=status, tag=tag, limit=limit, cursor=cursor)
+        params = params_of(status=status, tag=tag, limit=limit, cursor=cursor)
         return self._read(JobPage, await self._http.request("GET", "/jobs", params=params))
 
     async def iter_jobs(
@@ -218,7 +154,7 @@ class AsyncClient:
         """
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                feed = EventFeed(self._http, _path(job_id, "events"))
+                feed = EventFeed(self._http, job_path(job_id, "events"))
                 job = await final(lambda: self.get(job_id), feed, self._patience(), on_event)
         except TimeoutError:
             if not scope.expired() or timeout_s is None:
@@ -274,7 +210,7 @@ class AsyncClient:
 
         With `last_event_id` (an event's `seq`) only the later ones.
         """
-        feed = EventFeed(self._http, _path(job_id, "events"), str(last_event_id or ""))
+        feed = EventFeed(self._http, job_path(job_id, "events"), str(last_event_id or ""))
         patience = self._patience()
         while True:
             try:
@@ -292,16 +228,16 @@ class AsyncClient:
             await asyncio.sleep(max(feed.retry_s, patience.pause_s()))
 
     async def history(self, job_id: str) -> builtins.list[EventView]:
-        answer = await self._http.request("GET", _path(job_id, "history"))
+        answer = await self._http.request("GET", job_path(job_id, "history"))
         return self._read(EventPage, answer).events
 
     async def receipt(self, job_id: str) -> ReceiptView:
         """Return what a completed job moved, and by what it was compared."""
-        return self._read(ReceiptView, await self._http.request("GET", _path(job_id, "receipt")))
+        return self._read(ReceiptView, await self._http.request("GET", job_path(job_id, "receipt")))
 
     async def cancel(self, job_id: str) -> JobView:
         """Stop the job for good; a second time changes nothing."""
-        return self._read(JobView, await self._http.request("DELETE", _path(job_id)))
+        return self._read(JobView, await self._http.request("DELETE", job_path(job_id)))
 
     async def pause(self, job_id: str) -> JobView:
         return await self._act(job_id, "pause")
@@ -315,10 +251,10 @@ class AsyncClient:
 
     async def requeue(self, job_id: str) -> JobView:
         """Hand a job back to the queue, whoever works on it. Operators only."""
-        return self._read(JobView, await self._http.request("PUT", _path(job_id, "requeue")))
+        return self._read(JobView, await self._http.request("PUT", job_path(job_id, "requeue")))
 
     async def download_link(self, job_id: str) -> DownloadLink:
-        answer = await self._http.request("GET", _path(job_id, "download"), params={"json": "1"})
+        answer = await self._http.request("GET", job_path(job_id, "download"), params={"json": "1"})
         return self._read(DownloadLink, answer)
 
     async def download(self, job_id: str, path: str | Path, progress: OnBytes | None = None) -> Path:
@@ -339,139 +275,6 @@ class AsyncClient:
         await save(self._http, link, job.result, target, progress)
         return target
 
-    async def job_state(self, job_id: str) -> JobStateReport:
-        """Return the job as the scheduler sees it now. For operators."""
-        return self._read(JobStateReport, await self._http.request("GET", f"/internal{_path(job_id, 'state')}"))
-
-    async def dead_letters(self, *, limit: int | None = None, cursor: str | None = None) -> DeadLetterPage:
-        """Return one page of the dead-lettered jobs, newest first."""
-        params = _params(limit=limit, cursor=cursor)
-        return self._read(DeadLetterPage, await self._http.request("GET", "/dlq", params=params))
-
-    async def iter_dead_letters(self, *, page_size: int = PAGE_JOBS) -> AsyncGenerator[DeadLetterView, None]:
-        """Yield all dead-lettered jobs, newest first, a page at a time."""
-        cursor: str | None = None
-        while True:
-            page = await self.dead_letters(limit=page_size, cursor=cursor)
-            for job in page.jobs:
-                yield job
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def replay(self, job_id: str) -> JobView:
-        """Give a dead-lettered job another life. Raises: Conflict where it is not, or no longer, dead-lettered."""
-        return self._read(JobView, await self._http.request("POST", f"/dlq/{_checked(job_id)}/replay"))
-
-    async def discard(self, job_id: str) -> JobView:
-        """Take a job out of the dead letters, where it stays failed; a second time changes nothing."""
-        return self._read(JobView, await self._http.request("DELETE", f"/dlq/{_checked(job_id)}"))
-
-    async def queue(self) -> QueueReport:
-        return self._read(QueueReport, await self._http.request("GET", "/queue"))
-
-    async def slo(self) -> SloList:
-        """Return how each service-level objective stands."""
-        return self._read(SloList, await self._http.request("GET", "/slo"))
-
-    async def alerts(self) -> AlertList:
-        """Return every alert rule with its state."""
-        return self._read(AlertList, await self._http.request("GET", "/alerts"))
-
-    async def pause_queue(self, priority: Priority | Literal["low", "normal", "high"]) -> QueueReport:
-        """Start no more jobs of a priority until `resume_queue`; those that run go on. For operators."""
-        return self._read(QueueReport, await self._post("/queue/pause", PriorityRequest, priority=priority))
-
-    async def resume_queue(self, priority: Priority | Literal["low", "normal", "high"]) -> QueueReport:
-        return self._read(QueueReport, await self._post("/queue/resume", PriorityRequest, priority=priority))
-
-    async def agents(self) -> builtins.list[CapacityView]:
-        return self._read(AgentsPage, await self._http.request("GET", "/agents")).agents
-
-    async def hosts(self) -> builtins.list[HostView]:
-        """Return the origin hosts in use: all of them for operators, else those of the caller's running jobs."""
-        return self._read(HostsPage, await self._http.request("GET", "/hosts")).hosts
-
-    async def scaling(self, *, limit: int | None = None) -> builtins.list[ScalingView]:
-        """Return the newest decisions about the number of agents, newest first. For operators."""
-        answer = await self._http.request("GET", "/scaling", params=_params(limit=limit))
-        return self._read(ScalingPage, answer).decisions
-
-    async def agent(self, agent: str) -> CapacityView:
-        return self._read(CapacityView, await self._http.request("GET", _agent_path(agent)))
-
-    async def agent_status(self, agent: str, job_id: str) -> AgentJobReport:
-        """Return what an agent does for a job. Raises: NotFound where it does nothing for it."""
-        path = _agent_path(agent, "status", _checked(job_id))
-        return self._read(AgentJobReport, await self._http.request("GET", path))
-
-    async def stop_job(self, agent: str, job_id: str) -> JobView:
-        """Stop what an agent does for a job and hand the job back to the queue, uncharged. For operators."""
-        return self._read(JobView, await self._post(_agent_path(agent, "stop"), StopRequest, job_id=_checked(job_id)))
-
-    async def drain(self, agent: str) -> CapacityView:
-        """Let an agent finish what it holds and exit; a second time changes nothing. For operators."""
-        return self._read(CapacityView, await self._http.request("POST", _agent_path(agent, "drain")))
-
-    async def deliveries(
-        self, *, job_id: str | None = None, limit: int | None = None, cursor: str | None = None
-    ) -> DeliveryPage:
-        """Return what became of webhook messages, newest first; of one job or of all that the caller may see."""
-        params = _params(jobId=job_id, limit=limit, cursor=cursor)
-        return self._read(DeliveryPage, await self._http.request("GET", "/webhooks/deliveries", params=params))
-
-    async def try_webhook(self, url: str) -> WebhookTestReport:
-        """Have a test message sent to a receiver, once; return what came back."""
-        return self._read(WebhookTestReport, await self._post("/webhooks/test", WebhookTestRequest, url=url))
-
-    async def logs(
-        self,
-        *,
-        job_id: str | None = None,
-        correlation_id: str | None = None,
-        agent_id: str | None = None,
-        level: str | None = None,
-        ray: str | None = None,
-        since: datetime | None = None,
-        limit: int | None = None,
-    ) -> LogsPage:
-        """Return the newest log lines of all nodes that fit, oldest first. For operators."""
-        params = _params(
-            jobId=job_id,
-            correlationId=correlation_id,
-            agentId=agent_id,
-            level=level,
-            ray=ray,
-            since=None if since is None else since.astimezone(UTC).isoformat(),
-            limit=limit,
-        )
-        return self._read(LogsPage, await self._http.request("GET", "/logs", params=params))
-
-    async def create_key(
-        self,
-        user: str,
-        *,
-        role: Literal["user", "operator"] = "user",
-        name: str = "",
-        scopes: Sequence[str] = ("read", "write"),
-        expires_at: datetime | None = None,
-    ) -> KeyCreated:
-        """Make an API key. Not sent twice: after ConnectionFailed look at `keys`, one may have been made."""
-        fields = {"user": user, "role": role, "name": name, "scopes": list(scopes), "expires_at": expires_at}
-        body = request(KeyRequest, fields).model_dump_json(by_alias=True)
-        return self._read(KeyCreated, await self._http.request("POST", "/keys", body=body))
-
-    async def rotate_key(self, key_id: str, *, overlap_s: int = 86_400) -> KeyCreated:
-        """Make a key in the place of another one, which ends after `overlap_s`. Not sent twice, as `create_key`."""
-        body = request(RotateRequest, {"overlap_seconds": overlap_s}).model_dump_json(by_alias=True)
-        return self._read(KeyCreated, await self._http.request("POST", f"/keys/{_checked(key_id)}/rotate", body=body))
-
-    async def keys(self) -> builtins.list[KeyView]:
-        return self._read(KeysPage, await self._http.request("GET", "/keys")).keys
-
-    async def revoke_key(self, key_id: str) -> None:
-        await self._http.request("DELETE", f"/keys/{_checked(key_id)}")
-
     async def ready(self) -> bool:
         """Tell whether the cluster takes work.
 
@@ -480,19 +283,10 @@ class AsyncClient:
         return (await self._http.probe("/readyz")).status == 200
 
     async def _act(self, job_id: str, verb: str) -> JobView:
-        return self._read(JobView, await self._http.request("POST", _path(job_id, verb)))
-
-    async def _post(self, path: str, model: type[BaseModel], **fields: Any) -> Answer:
-        return await self._http.request("POST", path, body=request(model, fields).model_dump_json(by_alias=True))
+        return self._read(JobView, await self._http.request("POST", job_path(job_id, verb)))
 
     def _patience(self) -> Patience:
         return Patience(self._reconnect_s_max, random.random)
-
-    def _read(self, model: type[Model], answer: Answer) -> Model:
-        try:
-            return model.model_validate_json(answer.body)
-        except ValidationError as err:
-            raise ConnectionFailed(f"{self.endpoint.url} does not answer as Rayhaul does") from err
 
 
 async def _unless_over(looking: Coroutine[Any, Any, T], listening: asyncio.Task[None]) -> T:
@@ -515,22 +309,3 @@ def _named(job_ids: Collection[str]) -> str:
 def _submit_headers(idempotency_key: str, correlation_id: str | None) -> Mapping[str, str]:
     headers = {IDEMPOTENCY_KEY: idempotency_key}
     return headers if correlation_id is None else {**headers, CORRELATION_ID: correlation_id}
-
-
-def _checked(some_id: str) -> str:
-    """Raises: NotFound, without asking, for what can be no id: a path must not be steered by one."""
-    if not _ID.fullmatch(some_id):
-        raise NotFound("not_found", 404, f"there is nothing with the id {some_id!r}")
-    return some_id
-
-
-def _path(job_id: str, *rest: str) -> str:
-    return "/".join(("/jobs", _checked(job_id), *rest))
-
-
-def _agent_path(agent: str, *rest: str) -> str:
-    return "/".join(("/agents", _checked(agent), *rest))
-
-
-def _params(**asked: object) -> Mapping[str, str]:
-    return {name: str(value) for name, value in asked.items() if value is not None}

@@ -16,7 +16,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from rayhaul.client.aio import RECONNECT_S_MAX, RETRIES_MAX, AsyncClient
+from rayhaul.client.aio import AsyncClient
+from rayhaul.client.calls import RECONNECT_S_MAX, RETRIES_MAX
 from rayhaul.client.endpoint import Endpoint
 from rayhaul.client.fields import BATCH_JOBS, JobSource, batch_idempotency_key, new_idempotency_key
 
