@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from actors import sources, stripes
@@ -207,12 +208,11 @@ class Dispatch:
         turns = HostTurns(draft, book)
         most = spread.free_slots
         book.looks_held_back.readmit(book.unprobed, most, draft.now_s, turns.room_to_look, running={})
-        chosen = choose(book.unprobed, draft.now_s, most, turns.may_look, running={})
+        chosen = choose(book.unprobed, draft.now_s, most, partial(turns.may_look, spread), running={})
         self._taken.extend((book.unprobed, waiting) for waiting in chosen)
         for waiting in chosen:
-            agent = spread.take()
-            assert agent is not None, "no more jobs are taken than there are free places"
-            self._look_at(draft, waiting, agent)
+            if waiting.job_id in turns.lookers:
+                self._look_at(draft, waiting, turns.lookers[waiting.job_id])
 
     def _decide_leases(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         spread = Spread(self._loads(draft, book, free))

@@ -10,7 +10,7 @@ Laws of this file:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rayhaul.origins import HostGrant, HostUse
@@ -181,6 +181,21 @@ class Hosts:
         looks_min = max(1, self._connections(host) // _LOOKS_SHARE)
         return max(looks_min, self._connections(host) - len(site.leases)) - len(site.looks)
 
+    def may_look_from(self, host: str, agent: str, others: Collection[str]) -> bool:
+        """Whether an agent has a share of a host's connections, or would have; `others` are about to look there, too.
+
+        One without a share would only wait: the look is for another one.
+        """
+        site = self._sites.get(host) or _Site()
+        if agent in site.wants:
+            return self._targets(site, host)[agent] > 0
+        return len({*site.wants, *others, agent}) <= self._connections(host)
+
+    def _targets(self, site: _Site, host: str) -> Mapping[str, int]:
+        if site.targets is None:
+            site.targets = policy.shares(self._connections(host), site.wants)
+        return site.targets
+
     def _connections(self, host: str) -> int:
         budget = self._budgets.get(host)
         return self._settings.connections_max if budget is None else budget.connections
@@ -248,10 +263,8 @@ class Hosts:
         share = self._share(site, host, agent)
         budget = self._budgets.get(host)
         connections = self._connections(host)
-        if site.targets is None:
-            site.targets = policy.shares(connections, site.wants)
         free = connections - (site.given_out - share.in_use_max)
-        allowed = max(0, min(site.targets.get(agent, 0), free))
+        allowed = max(0, min(self._targets(site, host).get(agent, 0), free))
         if allowed != share.told or share.version == 0:
             share.version += 1
             share.told = allowed

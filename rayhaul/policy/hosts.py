@@ -13,7 +13,7 @@ congestion avoidance", 1989; the burst is TCP's one reduction a round trip (RFC 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 
 from rayhaul.settings import HostsSettings
 
@@ -87,12 +87,14 @@ def shifted(budget: Budget, by_s: float) -> Budget:
 def shares(connections: int, wants: Mapping[str, int]) -> Mapping[str, int]:
     """Divide connections between agents: nobody gets more than it wants, and what one leaves goes to the others.
 
+    Where they are fewer than the agents, those go without that want the most: a look at metadata is over soon.
+
     >>> shares(10, {"a": 8, "b": 1, "c": 8})
-    {'b': 1, 'a': 4, 'c': 5}
+    {'b': 1, 'a': 5, 'c': 4}
     """
     left, found = connections, {}
     ranked = sorted(wants, key=lambda agent: (wants[agent], agent))
     for index, agent in enumerate(ranked):
-        found[agent] = min(wants[agent], left // (len(ranked) - index))
+        found[agent] = min(wants[agent], ceil(left / (len(ranked) - index)))
         left -= found[agent]
     return found

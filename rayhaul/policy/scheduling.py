@@ -1,7 +1,7 @@
 """Which agent gets the next lease: the one with the largest share of its slots free."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -26,8 +26,17 @@ class Spread:
         heapq.heapify(self._heap)
         self.free_slots = sum(slots - used for _, _, used, slots in self._heap)
 
-    def take(self) -> str | None:
-        """Use one slot and return whose; None when all are taken."""
+    def take(self, fits: Callable[[str], bool] = lambda _agent: True) -> str | None:
+        """Use one slot of an agent that fits, and return whose; None where none is free."""
+        passed_by = []
+        while self._heap and not fits(self._heap[0][1]):
+            passed_by.append(heapq.heappop(self._heap))
+        agent = self._take_first()
+        for load in passed_by:
+            heapq.heappush(self._heap, load)
+        return agent
+
+    def _take_first(self) -> str | None:
         if not self._heap:
             return None
         _, agent, used, slots = heapq.heappop(self._heap)

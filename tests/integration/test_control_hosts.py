@@ -1,6 +1,7 @@
 """Origin hosts in the scheduler's hands: who waits for one is in nobody's way, and one that refuses us rests."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from control_rig import HandAgent, Rig, rig_with
 
@@ -49,6 +50,45 @@ async def test_a_full_host_holds_nobody_up() -> None:
         agent.tell_done(agent.order_of(next(job_id for job_id in slow if job_id in agent.job_ids)))
         await rig.live(2)
         assert (len(rig.book.held_back), hosts_of(agent)["slow.example:443"]) == (2, 2)
+
+
+def heed(agents: Sequence[HandAgent]) -> None:
+    """Have agents go by what they were told, and say so."""
+    for agent in agents:
+        agent.uses = tuple(
+            HostUse(host=grant.host, connections=0, granted=grant.connections, version=grant.version)
+            for grant in agent.granted.values()
+        )
+
+
+async def test_a_look_is_for_an_agent_with_a_connection() -> None:
+    """A host bears two connections, and two agents have one each: a look there waits for one of them, and is nothing
+    for the idle one, which would have none for as long as they have.
+    """
+    async with rig_with(hosts={"connections_max": 2}, agent={"slots": 1, "probe_slots": 1}) as rig:
+        busy = await rig.begin(2)
+        await rig.submit(2, url=SLOW)
+        for agent in busy:
+            await looked_at(rig, agent)
+        # Ties go by name.
+        idle = rig.enter("agent-0")
+        for number in range(3):
+            await rig.submit(1, url=f"https://fine-{number}.example/file.bin")
+        for _ in range(3):
+            heed(busy)
+            await rig.beat()
+        assert [agent.granted["slow.example:443"].connections for agent in busy] == [1, 1]
+        assert [len(agent.probes) for agent in (idle, *busy)] == [1, 1, 1]
+
+        (job_id,) = await rig.submit(1, url=SLOW)
+        await looked_at(rig, idle)
+        assert not idle.probes
+        assert str((await rig.scheduler.job_state(job_id)).waits_for).startswith("a connection")
+        busy[1].find_all()
+        await rig.beat()
+        await rig.beat()
+        (order,) = busy[1].probes
+        assert (order.context.job_id, order.grant) == (job_id, busy[1].granted["slow.example:443"])
 
 
 async def test_a_host_that_asks_to_be_left_alone() -> None:

@@ -303,12 +303,13 @@ class Life:
     def check(self) -> None:
         for host in HOSTS:
             used = sum(member.used(host) for member in self.members)
-            self.most[host] = max(self.most[host], used)
             given_out = self.hosts.given_out().get(host, 0)
             if len(self.heard) == len(self.members) and given_out <= BUDGET:
                 self.unknown[host] = 0
             assert used <= given_out + self.unknown[host], f"{host}: more in use than was given out"
             assert used <= BUDGET + self.unknown[host], host
+            if self.unknown[host] == 0:
+                self.most[host] = max(self.most[host], used)
         assert (
             self.hosts.room("b:80", self.clock()) + sum(host == "b:80" for _, host, _ in self.leases.values()) == BUDGET
         ), "what a refuses is nothing to b"

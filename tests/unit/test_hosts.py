@@ -95,6 +95,32 @@ def test_shares(connections: int, wants: dict[str, int]) -> None:
         assert max(found.values()) <= min(short) + 1
 
 
+def test_who_goes_without() -> None:
+    """More agents than connections: a look at metadata has one, and is soon over."""
+    assert hosts.shares(2, {"a": 8, "look": 1, "z": 8}) == {"a": 1, "look": 1, "z": 0}
+
+
+def test_whose_look_would_only_wait() -> None:
+    """An agent's that would have no share: all connections are shared by others, or will be once their looks begin."""
+    all_hosts = Hosts(HostsSettings(connections_max=2))
+
+    def fit(*others: str) -> list[str]:
+        return [agent for agent in ("a", "b", "c") if all_hosts.may_look_from("files.example", agent, others)]
+
+    assert fit() == ["a", "b", "c"]
+    assert fit("a", "b") == ["a", "b"]
+    all_hosts.add_lease("lease-1", "a", "files.example", 8)
+    assert fit() == ["a", "b", "c"]
+    assert fit("b") == ["a", "b"]
+    all_hosts.add_lease("lease-2", "b", "files.example", 8)
+    assert fit() == ["a", "b"]
+    # A third one, to which it is a mirror: who of them has none does not look.
+    all_hosts.add_lease("lease-3", "c", "other.example", 9, mirrors=["files.example"])
+    assert fit() == ["a", "b"]
+    all_hosts.drop_lease("lease-1")
+    assert fit() == ["b", "c"]
+
+
 def test_a_set_clock() -> None:
     """All times move with the clock."""
     budget = Budget(4, changed_at_s=10.0, decreased_at_s=10.0, pause_until_s=50.0)
