@@ -1,20 +1,20 @@
 """A whole Rayhaul in one process and without Ray: the real scheduler, agents, ledger and API, wired by hand.
 
 What crosses Ray in production is a plain call here; everything else is the same code. An agent can be killed: its tasks
-are cancelled with nothing told, as SIGKILL would do it, and another incarnation takes its name.
+are cancelled with nothing told, as SIGKILL would do it, and another incarnation takes its name. So can the scheduler.
 """
 
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from time import time
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from ledger_files import sqlite_url
@@ -22,6 +22,7 @@ from ledger_files import sqlite_url
 from actors.agent import Agent
 from actors.courier import Courier
 from actors.decisions import Rules
+from actors.ports import ControlPlane
 from actors.scheduler import Scheduler
 from rayhaul import keys
 from rayhaul.alert_file import read_objectives, read_rules, read_scaling_rule
@@ -96,12 +97,15 @@ class LocalAgents:
         self._muted.discard(agent)
 
     async def report(self, report: AgentReport) -> ReportReply:
-        assert self.scheduler is not None
-        if report.agent in self._muted:
+        if report.agent in self._muted or self.scheduler is None:
             raise Unavailable("lost on the way")
         return await self.scheduler.report(report)
 
     async def add(self, agent: str) -> None:
+        # The scheduler that asks may be killed meanwhile: what began goes on.
+        await asyncio.shield(self._start(agent))
+
+    async def _start(self, agent: str) -> None:
         settings, meter = self._settings, Meter()
         stack = self._stack[agent] = AsyncExitStack()
         limit = settings.agent.connections_max
@@ -136,16 +140,70 @@ class LocalAgents:
 
     async def kill(self, agent: str) -> None:
         """End an agent as SIGKILL would: nothing is told, nothing tidied up in the bucket."""
-        running = self._running.pop(agent)
+        await asyncio.shield(self._kill(agent))
+
+    async def _kill(self, agent: str) -> None:
+        running, stack = self._running.pop(agent), self._stack.pop(agent)
         del self._agents[agent]
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        await self._stack.pop(agent).aclose()
+        await stack.aclose()
 
     async def close(self) -> None:
         for agent in list(self._agents):
             await self.kill(agent)
+
+
+class Lead:
+    """The scheduler that leads: it may be killed, and another one begins on the same ledger."""
+
+    def __init__(self, make: Callable[[], Scheduler], agents: LocalAgents) -> None:
+        self._make = make
+        self._agents = agents
+        self._scheduler: Scheduler | None = None
+        self._turning: asyncio.Task[None] | None = None
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Raises: Unavailable."""
+        if self._scheduler is None:
+            raise Unavailable("the scheduler has died")
+        return self._scheduler
+
+    @property
+    def plane(self) -> ControlPlane:
+        """What the API sees: whichever scheduler leads now."""
+        return cast(ControlPlane, _Leading(self))
+
+    async def begin(self) -> None:
+        scheduler = self._make()
+        await scheduler.start()
+        self._turning = asyncio.create_task(scheduler.run())
+        self._scheduler = self._agents.scheduler = scheduler
+
+    async def kill(self) -> None:
+        """End it in the middle of whatever it does, as SIGKILL would; a commit that is under way may stand."""
+        assert self._turning is not None
+        self._scheduler = self._agents.scheduler = None
+        self._turning.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._turning
+
+    async def close(self) -> None:
+        if self._scheduler is not None and self._turning is not None:
+            await _finished(self._scheduler, self._turning)
+
+
+class _Leading:
+    def __init__(self, lead: Lead) -> None:
+        self._lead = lead
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def ask(*args: Any, **named: Any) -> Any:
+            return await getattr(self._lead.scheduler, name)(*args, **named)
+
+        return ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +214,13 @@ class Service:
     alice: str
     bob: str
     settings: Settings
-    scheduler: Scheduler
+    lead: Lead
     agents: LocalAgents
     ledger: SqlLedger
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.lead.scheduler
 
 
 def _scheduler(settings: Settings, ledger: SqlLedger, agents: LocalAgents) -> Scheduler:
@@ -201,10 +263,9 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
             await ledger.commit(Batch(keys=[key]))
         pool = LocalAgents(settings)
         stack.push_async_callback(pool.close)
-        scheduler = _scheduler(settings, ledger, pool)
-        await scheduler.start()
-        turning = asyncio.create_task(scheduler.run())
-        stack.push_async_callback(_finished, scheduler, turning)
+        lead = Lead(lambda: _scheduler(settings, ledger, pool), pool)
+        await lead.begin()
+        stack.push_async_callback(lead.close)
         webhooks = await stack.enter_async_context(
             GuardedClient(settings.egress, settings.source, connections_max=8, meter=Meter())
         )
@@ -224,12 +285,12 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
         reader = open_ledger(settings.ledger, url, read_only=True)
         stack.push_async_callback(reader.close)
         links = await stack.enter_async_context(Sink(settings.s3, meter=Meter(), connections_max=1))
-        app = create_app(plane=scheduler, ledger=reader, links=links, settings=settings, replica="api/test")
+        app = create_app(plane=lead.plane, ledger=reader, links=links, settings=settings, replica="api/test")
         stack.push_async_callback(asyncio.to_thread, app.state.replica.tracer.close)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
         serving = asyncio.create_task(server.serve())
         stack.push_async_callback(_served, server, serving)
-        while not (server.started and await scheduler.ready()):
+        while not (server.started and await lead.scheduler.ready()):
             if serving.done():
                 serving.result()
             await asyncio.sleep(0.01)
@@ -238,7 +299,7 @@ async def running_service(directory: Path, settings: Settings, *, agents: int = 
             url=f"http://127.0.0.1:{port}",
             **texts,
             settings=settings,
-            scheduler=scheduler,
+            lead=lead,
             agents=pool,
             ledger=ledger,
         )

@@ -15,12 +15,14 @@ import ssl
 import struct
 import termios
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 from urllib.parse import quote, unquote, urlsplit
 
+from origin_faults import shown
 from origin_files import (
     LAST_MODIFIED,
     LAST_MODIFIED_LATER,
@@ -86,6 +88,8 @@ class Origin:
         self.requests_under_way = 0
         self.requests_under_way_max = 0
         self.refused_count = 0
+        #: How often each fault was made, by name (origin_faults.py).
+        self.happened: Counter[str] = Counter()
 
     @property
     def host_port(self) -> str:
@@ -99,7 +103,8 @@ class Origin:
     def add(self, path: str, *, size: int = 0, seed: int = 1, **behaviour: object) -> str:
         """Serve a file under `path` (no leading slash), as `Behaviour(**behaviour)`; return its URL."""
         assert not path.startswith("/")
-        self._files[path] = File(seed=seed, size=size, behaviour=Behaviour(**behaviour))  # type: ignore[arg-type]
+        how = Behaviour(**behaviour)  # type: ignore[arg-type]
+        self._files[path] = File(seed=seed, size=size, behaviour=how, happened=self.happened)
         return f"{self.base_url}/{quote(path)}"
 
     def remove(self, path: str) -> None:
@@ -189,6 +194,7 @@ class Origin:
     async def _answer(self, request: Seen, peer: _Peer) -> None:
         if self.requests_max is not None and self.requests_under_way >= self.requests_max:
             self.refused_count += 1
+            self.happened["requests_max"] += 1
             await self._send(Reply(status=429, headers=(("Retry-After", "1"),), body=b"slow down"), request, peer, None)
             return
         self.requests_under_way += 1
@@ -204,13 +210,16 @@ class Origin:
             await self._send(Reply(status=404, body=b"<html>not here</html>"), request, peer, None)
             return
         file.gets_count += request.method == "GET"
-        if file.behaviour.silent and file.strikes():
+        if file.behaviour.silent and file.strikes("silent"):
             await self._hold(peer)
         if file.behaviour.raw is not None:
+            self.happened["raw"] += 1
             peer.writer.write(file.behaviour.raw)
             await peer.writer.drain()
             raise _Hangup
-        await self._send(plan_reply(file, request), request, peer, file)
+        reply = plan_reply(file, request)
+        self.happened.update(shown(file, request, reply))
+        await self._send(reply, request, peer, file)
 
     async def _send(self, reply: Reply, request: Seen, peer: _Peer, file: File | None) -> None:
         writer = peer.writer
@@ -235,10 +244,11 @@ class Origin:
         behaviour = _dripping(reply, file) if file else Behaviour()
         sent = 0
         while True:
-            if file and sent == behaviour.stall_after and not self._resumed.is_set() and file.strikes():
+            if file and sent == behaviour.stall_after and not self._resumed.is_set() and file.strikes("stall_after"):
                 await writer.drain()
                 await self._hold(peer)
-            if file and sent == behaviour.truncate_after and sent < reply.body_bytes and file.strikes():
+            if file and sent == behaviour.truncate_after and sent < reply.body_bytes and file.strikes("truncate_after"):
+                self.happened[f"truncate_by={behaviour.truncate_by}"] += 1
                 await self._cut(peer, behaviour.truncate_by)
             if sent == reply.body_bytes:
                 break
@@ -288,14 +298,14 @@ class Origin:
 def _dripping(reply: Reply, file: File) -> Behaviour:
     """Return how this answer is sent."""
     sent = range(reply.first, reply.first + reply.body_bytes)
-    if not any(at in sent for at in file.behaviour.drips_at) or not file.strikes():
+    if not any(at in sent for at in file.behaviour.drips_at) or not file.strikes("drips_at"):
         return file.behaviour
     return replace(file.behaviour, rate_bytes_per_s=file.behaviour.drip_bytes_per_s)
 
 
 def _flipped(piece: bytes, first: int, file: File | None) -> bytes:
     at = None if file is None else file.behaviour.flip_at
-    if file is None or at is None or not first <= at < first + len(piece) or not file.strikes():
+    if file is None or at is None or not first <= at < first + len(piece) or not file.strikes("flip_at"):
         return piece
     return piece[: at - first] + bytes([piece[at - first] ^ 1]) + piece[at - first + 1 :]
 

@@ -99,8 +99,9 @@ class Behaviour:
     status_after: int = 0
     #: How often each query string is good; then it is answered 403.
     uses_max: int | None = None
-    #: Answered to requests with a Range header.
+    #: Answered to requests with a Range header, after so many GETs; from then on a 416 tells the file's length.
     ranged_status: int | None = None
+    ranged_status_after: int = 0
     #: Sent with statuses of 400 and above.
     retry_after: str | None = None
     #: Sent raw in place of a response; then the connection is closed.
@@ -164,10 +165,16 @@ class File:
     gets_count: int = 0
     faults_count: int = 0
     uses: Counter[str] = field(default_factory=Counter)
+    #: How often each fault was made, by name (origin_faults.py).
+    happened: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_changed(self) -> bool:
+        return self.behaviour.changes_after is not None and self.gets_count > self.behaviour.changes_after
 
     def version(self) -> "_Version":
         behaviour = self.behaviour
-        changed = behaviour.changes_after is not None and self.gets_count > behaviour.changes_after
+        changed = self.is_changed
         size = behaviour.size_changed if changed and behaviour.size_changed is not None else self.size
         shows_change = changed and behaviour.validators_change
         mark = f"{self.seed}-{self.size}-{'later' if shows_change else 'first'}"
@@ -177,11 +184,12 @@ class File:
         date = LAST_MODIFIED_LATER if shows_change and behaviour.last_modified else behaviour.last_modified
         return _Version(seed=self.seed + (1_000_000 if changed else 0), size=size, etag=etag, last_modified=date)
 
-    def strikes(self) -> bool:
+    def strikes(self, fault: str) -> bool:
         """Whether a fault that is due now may strike; counts it."""
         if self.behaviour.faults_max is not None and self.faults_count >= self.behaviour.faults_max:
             return False
         self.faults_count += 1
+        self.happened[fault] += 1
         return True
 
 
@@ -204,6 +212,8 @@ class Reply:
     body: bytes | None = None
     framing: Literal["length", "chunked", "chunked_unended", "close"] = "length"
     content_length_lie: int = 0
+    #: Of a refusal: the field of Behaviour that it comes from.
+    why: str | None = None
 
     @property
     def body_bytes(self) -> int:
@@ -214,9 +224,13 @@ def plan_reply(file: File, request: Seen) -> Reply:
     """Return what this file answers, faults of the transport aside."""
     behaviour = file.behaviour
     if (refusal := _refusal(file, request)) is not None:
-        headers = (("Retry-After", behaviour.retry_after),) if behaviour.retry_after else ()
+        status, why = refusal
+        headers = [("Retry-After", behaviour.retry_after)] if behaviour.retry_after else []
+        if status == 416 and behaviour.ranged_status_after:
+            headers.append(("Content-Range", f"bytes */{file.version().size}"))
         # RFC 9110 15.3.5: a 204 has no body.
-        return Reply(status=refusal, headers=headers, body=b"" if refusal == 204 else b"<html>no</html>")
+        body = b"" if status == 204 else b"<html>no</html>"
+        return Reply(status=status, headers=tuple(headers), body=body, why=why)
     if behaviour.redirect_to is not None:
         location = behaviour.redirect_to.format(count=file.gets_count)
         return Reply(status=behaviour.redirect_status, headers=(("Location", location),), body=b"")
@@ -245,21 +259,29 @@ def plan_reply(file: File, request: Seen) -> Reply:
     )
 
 
-def _refusal(file: File, request: Seen) -> int | None:
+def _refusal(file: File, request: Seen) -> tuple[int, str] | None:
+    """Return the status with which this is refused, and the field of Behaviour that it comes from."""
     behaviour = file.behaviour
-    if request.method == "HEAD" and not behaviour.head:
-        return 405
-    if request.method not in {"GET", "HEAD"}:
-        return 405
-    if any(request.headers.get(name) != value for name, value in behaviour.needs.items()):
-        return 401
+    if (unmet := _unmet(behaviour, request)) is not None:
+        return unmet
     if file.gets_count <= len(behaviour.statuses):
-        return behaviour.statuses[file.gets_count - 1]
-    if behaviour.ranged_status is not None and request.range is not None:
-        return behaviour.ranged_status
+        return behaviour.statuses[file.gets_count - 1], "statuses"
+    if behaviour.ranged_status and request.range is not None and file.gets_count > behaviour.ranged_status_after:
+        return behaviour.ranged_status, "ranged_status_after" if behaviour.ranged_status_after else "ranged_status"
     file.uses[request.query] += 1
-    is_used_up = behaviour.uses_max is not None and file.uses[request.query] > behaviour.uses_max
-    return 403 if is_used_up else behaviour.status if file.gets_count > behaviour.status_after else None
+    if behaviour.uses_max is not None and file.uses[request.query] > behaviour.uses_max:
+        return 403, "uses_max"
+    if behaviour.status is None or file.gets_count <= behaviour.status_after:
+        return None
+    return behaviour.status, "status_after" if behaviour.status_after else "status"
+
+
+def _unmet(behaviour: Behaviour, request: Seen) -> tuple[int, str] | None:
+    if request.method not in {"GET", "HEAD"} or (request.method == "HEAD" and not behaviour.head):
+        return 405, "head"
+    if any(request.headers.get(name) != value for name, value in behaviour.needs.items()):
+        return 401, "needs"
+    return None
 
 
 def _wants_range(behaviour: Behaviour, version: _Version, request: Seen) -> bool:

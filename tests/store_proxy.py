@@ -7,9 +7,9 @@ async with StoreProxy(store.settings) as proxy:
 
 import asyncio
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from random import Random
 from types import TracebackType
 from typing import Literal, Self
@@ -62,6 +62,16 @@ class Fault:
     hide_part: int | None = None
     invent_part: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What it is, in the words of its fields; of an answer the status and the code. Empty: nothing."""
+        said = [f"{self.status} {self.code}".rstrip()] if self.status is not None else []
+        others = (field.name for field in fields(self) if field.name not in {"status", "code"})
+        return ", ".join([*said, *(name for name in others if getattr(self, name) != getattr(NO_FAULT, name))])
+
+
+NO_FAULT = Fault()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -86,7 +96,7 @@ class StoreProxy:
         that is written again within `write_every_s`.
         """
         self._upstream = settings
-        self._strict = strict
+        self.strict = strict
         self._planned: dict[Operation, list[_Planned]] = defaultdict(list)
         self._sizes: dict[str, dict[int, int]] = defaultdict(dict)
         self._written_at_s: dict[str, float] = {}
@@ -96,6 +106,8 @@ class StoreProxy:
         self.write_every_s = 0.0
         #: Every connection is reset.
         self.is_down = False
+        #: This happens to every request.
+        self.to_all: Fault | None = None
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -103,6 +115,8 @@ class StoreProxy:
         self.seen: list[Seen] = []
         #: Those whose client went away before it had sent all of the body.
         self.broken: list[Seen] = []
+        #: How often each fault was made: `create: drop_answer`, say.
+        self.happened: Counter[str] = Counter()
 
     @property
     def settings(self) -> S3Settings:
@@ -125,6 +139,7 @@ class StoreProxy:
         self._written_at_s.clear()
         self.write_every_s = 0.0
         self.is_down = False
+        self.to_all = None
 
     def count(self, operation: Operation, part: int | None = None) -> int:
         """Return how many requests of an operation (of one part) were seen."""
@@ -161,22 +176,37 @@ class StoreProxy:
         seen = Seen(operation=operation, key=key, part=part, size_bytes=size_bytes, peer=peer)
         self.seen.append(seen)
         if self.is_down:
+            self.happened["is_down"] += 1
             return _hang_up(request)
         fault = self._due(operation, part)
-        if fault.hang:
-            await asyncio.Event().wait()
-        if fault.cut_after is not None:
-            await _read_up_to(request.content, fault.cut_after)
+        if fault.hang or fault.cut_after is not None:
+            self._tell(operation, fault)
+            await (_until_left(request) if fault.hang else _read_up_to(request.content, fault.cut_after or 0))
             return _hang_up(request)
         refusal = self._refusal(operation, request, part, size_bytes)
         if fault.status is not None or refusal is not None:
             async for _ in request.content.iter_any():
                 pass
-            status = 429 if refusal == _TOO_OFTEN else 400
-            return _error(fault.status or status, fault.code or refusal or "", fault.headers)
-        return await self._forward(request, seen, fault)
+            if fault.status is not None:
+                self._tell(operation, fault)
+                return _error(fault.status, fault.code, fault.headers)
+            self.happened[f"{operation}: strict {refusal}"] += 1
+            return _error(429 if refusal == _TOO_OFTEN else 400, refusal or "", {})
+        try:
+            answer = await self._forward(request, seen, fault)
+        except aiohttp.ClientError:
+            # The store itself is down, or the client has left in the middle of a body.
+            return _hang_up(request)
+        if operation in {"complete", "abort"} and answer.status < 300:
+            self._sizes.pop(query["uploadId"], None)
+        return answer
+
+    def _tell(self, operation: Operation, fault: Fault) -> None:
+        self.happened[f"{'all' if fault is self.to_all else operation}: {fault.name}"] += 1
 
     def _due(self, operation: Operation, part: int | None) -> Fault:
+        if self.to_all is not None:
+            return self.to_all
         for planned in self._planned[operation]:
             if planned.times > 0 and planned.part in {None, part}:
                 planned.times -= 1
@@ -190,7 +220,7 @@ class StoreProxy:
 
     def _refusal(self, operation: Operation, request: web.Request, part: int | None, size_bytes: int) -> str | None:
         """Return the code with which R2 would refuse this; None where it would not."""
-        if not self._strict:
+        if not self.strict:
             return None
         if operation in {"put_object", "complete"}:
             now_s = asyncio.get_running_loop().time()
@@ -226,7 +256,12 @@ class StoreProxy:
             data=body if request.can_read_body else None,
             allow_redirects=False,
         ) as answer:
-            content = _listed(await answer.read(), fault)
+            told = await answer.read()
+            content = _listed(told, fault)
+            is_other = content != told or any(name in answer.headers for name in fault.hide_headers)
+            is_flipped = fault.flip_bit and bool(request.content_length)
+            if is_other or is_flipped or fault.drop_answer or fault.replace_headers:
+                self._tell(seen.operation, fault)
             if fault.drop_answer:
                 return _hang_up(request)
             kept = answer.headers.copy()
@@ -270,8 +305,9 @@ def _error(status: int, code: str, headers: dict[str, str]) -> web.Response:
 
 
 def _hang_up(request: web.Request) -> web.Response:
-    assert request.transport is not None
-    request.transport.abort()
+    # None: the client has left.
+    if request.transport is not None:
+        request.transport.abort()
     return web.Response()
 
 
@@ -288,6 +324,11 @@ def _listed(content: bytes, fault: Fault) -> bytes:
         told = b"<Part><PartNumber>%d</PartNumber><ETag>%b</ETag><Size>5242880</Size></Part>"
         content = content.replace(b"</ListPartsResult>", told % (fault.invent_part, b"0" * 32) + b"</ListPartsResult>")
     return content
+
+
+async def _until_left(request: web.Request) -> None:
+    while request.transport is not None and not request.transport.is_closing():
+        await asyncio.sleep(0.05)
 
 
 async def _read_up_to(content: aiohttp.StreamReader, bytes_count: int) -> None:
