@@ -93,7 +93,7 @@ class Behaviour:
 
     #: Answered to every request.
     status: int | None = None
-    #: Answered to the first requests, one each; then all is well.
+    #: Answered to the first requests, one each; then, and where it is 0, all is well.
     statuses: tuple[int, ...] = ()
     #: After so many GETs every one is answered with `status`.
     status_after: int = 0
@@ -264,8 +264,8 @@ def _refusal(file: File, request: Seen) -> tuple[int, str] | None:
     behaviour = file.behaviour
     if (unmet := _unmet(behaviour, request)) is not None:
         return unmet
-    if file.gets_count <= len(behaviour.statuses):
-        return behaviour.statuses[file.gets_count - 1], "statuses"
+    if file.gets_count <= len(behaviour.statuses) and (status := behaviour.statuses[file.gets_count - 1]):
+        return status, "statuses"
     if behaviour.ranged_status and request.range is not None and file.gets_count > behaviour.ranged_status_after:
         return behaviour.ranged_status, "ranged_status_after" if behaviour.ranged_status_after else "ranged_status"
     file.uses[request.query] += 1
