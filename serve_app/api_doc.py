@@ -69,7 +69,7 @@ def _answer(status: str, answer: Json) -> Iterator[str]:
         return
     yield f"Answers {status}: {_plain(answer['description'])}\n\n"
     for media_type, media in list(content.items())[:1]:
-        yield f"<!-- not run: an answer, {media_type} -->\n```text\n{media['example'].rstrip()}\n```\n\n"
+        yield f"<!-- answer: {media_type} -->\n```text\n{media['example'].rstrip()}\n```\n\n"
 
 
 def _body(what: str, media: Json) -> Iterator[str]:

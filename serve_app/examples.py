@@ -410,7 +410,7 @@ BY_PARAMETER: Mapping[str, Any] = {
 
 EVENTS_TEXT = f"retry: 3000\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
 METRICS_TEXT = (
-    "# HELP rayhaul_queue_depth Jobs that wait.\n# TYPE rayhaul_queue_depth gauge\n"
+    "# HELP rayhaul_queue_depth Jobs waiting for an agent.\n# TYPE rayhaul_queue_depth gauge\n"
     'rayhaul_queue_depth{priority="normal"} 17.0\n'
 )
 

@@ -1,6 +1,8 @@
 """A real embedded cluster for tests: `rayhaul up` as a process of its own, on its own ports and directories."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from serve_app import embedded as start
 from serve_app.embedded import Place
 
 _UP_TIMEOUT_S = 300
+_UP = re.compile(r"^\S*\brayhaul up\b", re.MULTILINE)
 _PORTS = range(5_100, 5_900)
 #: By `free_port`, none of them twice.
 _given: set[int] = set()
@@ -66,18 +69,24 @@ class Embedded:
             "RAYHAUL_EGRESS__ALLOW": "127.0.0.1/32",
             "RAYHAUL_LIVENESS__HEARTBEAT_S": "0.5",
             "XDG_STATE_HOME": str(self.data_dir.parent),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **self._settings,
         }
 
     def client(self) -> Client:
         return Client(self.url, self.key)
 
-    def up(self, *, agents: int = 2) -> None:
-        """Start it and return when it says that it is up."""
-        command = [sys.executable, "-m", "rayhaul.cli.main", "up", "--port", str(self.port), "--agents", str(agents)]
+    def up(self, *, agents: int = 2, script: str | None = None) -> None:
+        """Start it, where there is a script by the `rayhaul up` in that, and return when it says that it is up."""
+        words = ["--port", str(self.port), "--agents", str(agents), "--data-dir", str(self.data_dir)]
+        command = [sys.executable, "-m", "rayhaul.cli.main", "up", *words]
+        if script is not None:
+            # It takes the place of the shell, for signals are sent to that.
+            command = ["bash", "-euc", _UP.sub(rf"exec \g<0> {shlex.join(words)}", script)]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--data-dir", str(self.data_dir)],
+                command,
+                cwd=None if script is None else self.data_dir.parent,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -152,11 +161,11 @@ class Embedded:
 
 
 @contextmanager
-def embedded(data_dir: Path, *, agents: int = 2, **settings: str) -> Iterator[Embedded]:
+def embedded(data_dir: Path, *, agents: int = 2, script: str | None = None, **settings: str) -> Iterator[Embedded]:
     """Yield a running cluster and stop it."""
     cluster = Embedded(data_dir, **settings)
     try:
-        cluster.up(agents=agents)
+        cluster.up(agents=agents, script=script)
         yield cluster
     finally:
         cluster.stop()

@@ -1,6 +1,5 @@
 """`rayhaul deploy` and `undeploy` on a real Ray that grows by itself; and Serve's own way, which is KubeRay's."""
 
-import re
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +11,7 @@ from secrets import token_bytes
 import pytest
 import yaml
 from autoscaled import Autoscaled
+from documents import block, with_texts
 from embedded import Embedded, eventually
 from origin import Origin, content_sha256
 from test_cluster import MIB, sha256_of_object
@@ -25,7 +25,6 @@ from serve_app.seaweed import Seaweed
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs/how-to/python.md"
 TIMEOUT_S = 400
 
 
@@ -120,16 +119,12 @@ def test_deploy_and_undeploy(ray: Attached, store: Seaweed, origin: Origin) -> N
 
 def _printed_in_a_ray_task(ray: Attached, url: str) -> str:
     """Run the document's example against this cluster; return what it printed last."""
-    found = re.search(r"<!-- tested: in a Ray task -->\n```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert found is not None
-    text = found[1]
-    for placeholder, ours in (
-        ('"RAYHAUL_URL": "https://…"', f'"RAYHAUL_URL": "{ray.url}"'),
-        ('"RAYHAUL_API_KEY": "…"', f'"RAYHAUL_API_KEY": "{ray.key}"'),
-        ("https://files.example/data.bin", url),
-    ):
-        assert placeholder in text
-        text = text.replace(placeholder, ours)
+    ours = {
+        '"RAYHAUL_URL": "https://…"': f'"RAYHAUL_URL": "{ray.url}"',
+        '"RAYHAUL_API_KEY": "…"': f'"RAYHAUL_API_KEY": "{ray.key}"',
+        "https://files.example/data.bin": url,
+    }
+    text = with_texts(block("in a Ray task"), ours)
     done = subprocess.run(
         [sys.executable, "-c", text],
         env={**ray.environment, "RAY_ADDRESS": ray.address},

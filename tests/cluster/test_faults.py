@@ -2,9 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from documents import block, with_texts
 from embedded import Embedded, embedded, eventually
 from origin import Origin, content_sha256
 from test_cluster import MIB, sha256_of_object
@@ -100,9 +103,26 @@ def test_a_killed_cluster_goes_on(tmp_path: Path, origin: Origin) -> None:
         cluster.stop()
 
 
-def test_ctrl_c_ends_everything(tmp_path: Path, origin: Origin) -> None:
-    """Ctrl-C in the middle of a job ends every process within 10 s."""
-    with embedded(tmp_path / "data") as cluster:
+def test_used_and_ended_as_the_readme_says(tmp_path: Path, origin: Origin) -> None:
+    """Its commands, one after the other; then Ctrl-C in the middle of a job ends every process within 10 s."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    install, up, *commands = block("use it").splitlines(keepends=True)
+    assert install in block("quickstart"), "which is run where it may take its time"
+    (tmp_path / "urls.txt").write_text(origin.add("listed.bin", size=MIB))
+    ours = {"https://files.example/data.tar": origin.add("data.tar", size=MIB)}
+    with embedded(tmp_path / "data", script=up) as cluster:
+        used = subprocess.run(
+            ["bash", "-euc", with_texts("".join(commands), ours)],
+            cwd=tmp_path,
+            env=cluster.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert used.returncode == 0, used.stdout + used.stderr
+        assert "rayhaul: " not in used.stderr, used.stderr
+        listed = used.stdout.splitlines()[-3:]
+        assert [name for name in ("data.tar", "listed.bin") if not any(name in line for line in listed)] == []
         with cluster.client() as client:
             job_id = client.submit(origin.add("s.bin", size=64 * MIB, rate_bytes_per_s=MIB)).id
             in_the_middle(client, job_id, bytes_min=MIB)

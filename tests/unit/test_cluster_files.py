@@ -1,7 +1,11 @@
 """cluster.yaml, cluster.local.yaml and aws/: accepted by those who read them, and as safe as they claim."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -9,16 +13,24 @@ from typing import Any
 
 import pytest
 import yaml
+from botocore import xform_name
 from botocore.session import Session
 from botocore.validate import ParamValidator
+from documents import block
 from jsonschema import ValidationError  # type: ignore[import-untyped]
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import cli
+from typer.main import get_group
+
+from rayhaul.cli.main import app
+from rayhaul.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]
 Change = Callable[[Config], object]
 Check = Callable[[Config], bool]
 MIB = 1024 * 1024
+COMMANDS: dict[str, Any] = {"ray": cli, "rayhaul": get_group(app)}
 
 
 def read(name: str) -> Config:
@@ -199,6 +211,84 @@ def test_ec2_takes_the_nodes() -> None:
     for kind in read("cluster.yaml")["available_node_types"].values():
         assert report(kind["node_config"]) == ""
         assert "Unknown parameter" in report(kind["node_config"] | {"MetaDataOptions": {}})
+
+
+def calls_of(script: str, program: str, home: Path) -> list[list[str]]:
+    """Run lines of the shell, with one of their programs taken away; return how that is called."""
+    (home / "bin").mkdir()
+    stand_in = home / "bin" / program
+    told = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    stand_in.write_text(f"#!/bin/sh\nexec {sys.executable} -S -c '{told}' \"$@\" >> {home}/calls\n")
+    stand_in.chmod(0o755)
+    environment = {"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euc", script], cwd=ROOT, env=environment, check=True, timeout=60)
+    return [json.loads(line) for line in (home / "calls").read_text().splitlines()]
+
+
+def test_the_commands_are_aws_s(tmp_path: Path) -> None:
+    """The lines of docs/operations.md call operations that AWS has, with all parameters these need and no others."""
+    calls = calls_of(block("AWS"), "aws", tmp_path)
+    assert len(calls) == 13
+    for call in calls:
+        service, operation, *words = call
+        assert aws_report(service, operation, dict(zip(words[::2], words[1::2], strict=True))) == "", call
+    profiles = {call[-1] for call in calls if "create-instance-profile" in call}
+    kinds = read("cluster.yaml")["available_node_types"].values()
+    assert {kind["node_config"]["IamInstanceProfile"]["Arn"].rpartition("/")[2] for kind in kinds} == profiles
+
+
+def aws_report(service: str, operation: str, words: dict[str, str]) -> str:
+    """Return what AWS's own description of the operation has against a call; the command line makes its names of it."""
+    model = Session().get_service_model(service)
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    shape = model.operation_model(names[operation]).input_shape
+    assert shape is not None
+    members = {f"--{xform_name(name, '-')}": name for name in shape.members}
+    if operation.startswith("authorize-security-group"):
+        # The command line's own, for one entry of IpPermissions.
+        members |= {"--protocol": "IpProtocol", "--cidr": "CidrIp", "--source-group": "SourceSecurityGroupName"}
+        members |= {"--port": "FromPort"}
+    given = {members.get(flag, flag): value for flag, value in words.items()}
+    for name, value in given.items():
+        if value.startswith("file://"):
+            assert json.loads((ROOT / value.removeprefix("file://")).read_text())["Version"] == "2012-10-17"
+        if shape.members.get(name) is not None and shape.members[name].type_name == "integer":
+            given[name] = int(value)  # type: ignore[assignment]
+    told: str = ParamValidator().validate(given, shape).generate_report()
+    return told
+
+
+@pytest.mark.parametrize("script", [block("up on three hosts"), block("upgrade on three hosts")], ids=["up", "upgrade"])
+def test_the_commands_are_ray_s(script: str, tmp_path: Path) -> None:
+    """Ray takes what docs/operations.md calls it with, and what is run on the head is a command.
+
+    `make drill-rayup` does the same on three hosts, with commands of its own.
+    """
+    # It takes long, and needs an index of packages.
+    assert script.startswith("pip wheel --no-deps --wheel-dir dist .")
+    calls = calls_of(script.replace("pip wheel", ": "), "ray", tmp_path)
+    assert [call[0] for call in calls if call[0] in {"up", "exec"}][-1] == "exec"
+    for call in calls:
+        check_command(["ray", *call])
+
+
+def check_command(words: list[str]) -> None:
+    """Have the words read as they are when the command is run, and what is to be run elsewhere as well."""
+    command, *words = words
+    if command in COMMANDS:
+        name, *words = words
+        context = COMMANDS[command].commands[name].make_context(name, words)
+        if name == "exec":
+            check_command(shlex.split(context.params["cmd"].removeprefix("RAYHAUL_CONFIG=~/rayhaul-settings.yaml ")))
+    else:
+        assert command == "cat", command
+
+
+def test_the_settings_are_settings(tmp_path: Path) -> None:
+    """What docs/operations.md has written into a file is read as settings."""
+    calls_of(block("up on three hosts").replace("pip wheel", ": "), "ray", tmp_path)
+    settings = Settings(**yaml.safe_load((tmp_path / ".rayhaul-cluster" / "settings.yaml").read_text()))
+    assert settings.api.replicas == 2
 
 
 def statements(name: str) -> list[Config]:

@@ -3,11 +3,12 @@
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
+from documents import block
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhaul.errors import EgressDenied, InvalidRequest
-from rayhaul.settings import EgressSettings
+from rayhaul.settings import EgressSettings, Settings
 from tasks.guard import DENIED_NETWORKS, URL_CHARACTERS_MAX, AddressGuard, Denied, Reason, check_headers
 
 GUARD = AddressGuard(EgressSettings())
@@ -93,6 +94,20 @@ def test_whole_network_is_refused(network: str) -> None:
     check()
     assert denial(GUARD, str(parsed[0])) is not None
     assert denial(GUARD, str(parsed[-1])) is not None
+
+
+def test_what_the_document_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of docs/how-to/private-sources.md opens one port of one address, and a network; nothing beside them."""
+    command, *words = block("what is opened").split()
+    assert command == "export"
+    for word in words:
+        name, _, value = word.partition("=")
+        monkeypatch.setenv(name, value)
+    guard = AddressGuard(Settings().egress)
+    for address, port in (("10.1.2.3", 8080), ("10.20.255.255", 22), ("93.184.216.34", 8080)):
+        assert denial(guard, address, port) is None, (address, port)
+    for address, port in (("10.1.2.3", 443), ("10.1.2.4", 8080), ("10.21.0.0", 443), ("93.184.216.34", 22)):
+        assert denial(guard, address, port) is not None, (address, port)
 
 
 @given(st.one_of(*(st.ip_addresses(network=network) for network, _ in DENIED_NETWORKS if ":" not in network)))

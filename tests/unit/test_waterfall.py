@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from documents import block
 from rich.console import Console
 
 from rayhaul.cli.trace import draw, place
@@ -274,6 +275,24 @@ def drawn(found: Waterfall, now: datetime, columns: int) -> list[str]:
     screen = Console(file=written, width=columns, force_terminal=True, no_color=True, highlight=False, markup=False)
     draw(screen, "job_1", found, now)
     return [_STYLING.sub("", line).rstrip() for line in written.getvalue().splitlines()]
+
+
+def test_the_document_s_picture() -> None:
+    """What docs/tracing.md shows is what is drawn of such a job, on a terminal of 100 columns."""
+    events = history(
+        (0, "created"),
+        (0.4, "metadata"),
+        (10, "started", one("agent-1")),
+        (40, "requeued", again(45, "source_truncated")),
+        (47, "started", one("agent-2", 2)),
+        (60, "started", one("agent-3", 2)),
+        (99, "uploading", {"agent": "agent-2"}),
+        (100, "completed"),
+    )
+    found = waterfall(events, at(500))
+    assert found is not None
+    shown = block("a waterfall").replace("job_01kb…", "job_1")
+    assert drawn(found, at(500), 100) == shown.splitlines()
 
 
 @pytest.mark.parametrize("columns", [72, 80, 200])

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from documents import ROOT, block
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
@@ -86,6 +87,27 @@ def test_signature_is_the_specification_s() -> None:
         sent = found["webhook-signature"].split(" ") if "webhook-signature" in found else []
         assert len(sent) == len(signatures)
         assert all(wanted in (None, got) for wanted, got in zip(signatures, sent, strict=True))
+
+
+def test_the_document_s_message() -> None:
+    """What docs/webhooks.md shows is what is sent of such an event, signed with the secret that it tells."""
+    text = block("a message's body")
+    data = json.loads(text)["data"]
+    sent = body(
+        event=data["event"],
+        job_id=data["jobId"],
+        user_id=data["userId"],
+        created_at=datetime.fromisoformat(data["ts"]),
+        payload=data["payload"],
+    )
+    assert sent.decode() == json.dumps(json.loads(text), separators=(",", ":"))
+    request, *lines = block("a message").splitlines()
+    assert request == "POST /hooks/rayhaul HTTP/1.1"
+    shown = dict(line.split(": ", 1) for line in lines)
+    moment = datetime.fromtimestamp(int(shown["webhook-timestamp"]), UTC)
+    assert shown["webhook-signature"] == Webhook(SECRET).sign(shown["webhook-id"], moment, sent.decode())
+    assert shown["X-Correlation-ID"] == data["correlationId"]
+    assert f"signed with `{SECRET}`" in (ROOT / "docs/webhooks.md").read_text()
 
 
 @given(key=st.binary(min_size=24, max_size=64), text=st.text(), message_id=st.from_regex(r"msg_[a-z0-9]{26}"))
