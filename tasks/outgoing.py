@@ -97,11 +97,13 @@ class Outgoing:
             task.cancel()
             await asyncio.wait([task])
 
-    def check_received(self, headers: Mapping[str, str]) -> str:
+    async def check_received(self, headers: Mapping[str, str]) -> str:
         """Return the ETag, unquoted, of a store that received these bytes.
 
         Raises: SinkBusy; sending them again may help.
         """
+        # A quick store answers while the last piece is still in its thread.
+        await self._hashed()
         etag = headers.get("ETag", "").strip('"')
         if self.bytes_sent != self._size_bytes or not etag:
             raise SinkBusy("the store answered before it had everything")
@@ -129,9 +131,10 @@ class Outgoing:
         self._hashing = asyncio.get_running_loop().run_in_executor(self._md5_threads, self._md5.update, piece)
 
     async def _hashed(self) -> None:
-        hashing, self._hashing = self._hashing, None
-        if hashing is not None:
-            await hashing
+        if self._hashing is not None:
+            # Whoever iterates is stopped by the answer; the hash goes on.
+            await asyncio.shield(self._hashing)
+            self._hashing = None
 
 
 def told_crc(headers: Mapping[str, str]) -> int | None:

@@ -95,7 +95,7 @@ class StorePuts:
                     told = await self._exchange(url, {**headers, "Content-Length": str(size_bytes)}, outgoing)
                 finally:
                     await outgoing.settle()
-            etag = outgoing.check_received(told)
+            etag = await outgoing.check_received(told)
         except (aiohttp.ClientError, OSError) as err:
             if outgoing.trouble is not None:
                 result = "body"

@@ -56,8 +56,29 @@ async def sent(threads: ThreadPoolExecutor | None, body: Body | None = None) -> 
 async def test_pieces_are_hashed_in_order(threads: ThreadPoolExecutor, body: Body | None) -> None:
     """However slow the threads, MD5 and CRC-64/NVME are those of the whole."""
     outgoing = await sent(threads, body)
-    assert outgoing.check_received({"ETag": f'"{MD5}"'}) == MD5
+    assert await outgoing.check_received({"ETag": f'"{MD5}"'}) == MD5
     assert outgoing.crc64nvme == crc64nvme(WHOLE)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["not asked for more", "stopped while it waits"])
+async def test_an_answer_before_the_last_hash(threads: ThreadPoolExecutor, *, is_stopped: bool) -> None:
+    """A store that has everything answers while the last piece is still being hashed; its ETag is right all the same."""
+    async with asyncio.timeout(None) as watch:
+        outgoing = Outgoing(pieces(), len(WHOLE), watch=watch, stall_timeout_s=10, md5_threads=threads)
+        has_all = asyncio.Event()
+
+        async def library() -> None:
+            for _ in PIECES:
+                await anext(outgoing)
+            has_all.set()
+            if is_stopped:
+                await anext(outgoing, None)
+
+        sending = asyncio.create_task(library())
+        await has_all.wait()
+        await outgoing.settle()
+        assert await outgoing.check_received({"ETag": f'"{MD5}"'}) == MD5
+        assert sending.cancelled() == is_stopped
 
 
 @pytest.mark.parametrize(
@@ -81,15 +102,15 @@ async def test_what_an_answer_proves(
     """The CRC-64/NVME counts first, then the ETag where it is an MD5; an answer without an ETag is none."""
     outgoing = await sent(threads)
     if is_believed:
-        outgoing.check_received(headers)
+        await outgoing.check_received(headers)
     else:
         with pytest.raises(SinkBusy):
-            outgoing.check_received(headers)
+            await outgoing.check_received(headers)
 
 
 async def test_an_answer_that_proves_nothing_is_not_believed() -> None:
     """Where neither the store tells a CRC nor an MD5 was computed, the part is sent again."""
     outgoing = await sent(None)
     with pytest.raises(SinkBusy):
-        outgoing.check_received({"ETag": f'"{MD5}"'})
+        await outgoing.check_received({"ETag": f'"{MD5}"'})
     assert has_md5_etag({})
