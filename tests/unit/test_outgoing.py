@@ -62,7 +62,7 @@ async def test_pieces_are_hashed_in_order(threads: ThreadPoolExecutor, body: Bod
 
 @pytest.mark.parametrize("is_stopped", [False, True], ids=["not asked for more", "stopped while it waits"])
 async def test_an_answer_before_the_last_hash(threads: ThreadPoolExecutor, *, is_stopped: bool) -> None:
-    """A store that has everything answers while the last piece is still being hashed; its ETag is right all the same."""
+    """A store that has everything answers while the last piece is being hashed; its ETag is right all the same."""
     async with asyncio.timeout(None) as watch:
         outgoing = Outgoing(pieces(), len(WHOLE), watch=watch, stall_timeout_s=10, md5_threads=threads)
         has_all = asyncio.Event()
