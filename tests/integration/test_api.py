@@ -193,6 +193,9 @@ BAD_BODIES: list[tuple[bytes, int, str]] = [
     (b"[]", 422, ""),
     (b"{}", 422, "url"),
     (b'{"url": "https://a.example/x", "surprise": "s3cr3t"}', 422, "surprise"),
+    # What is in answers is not a user's to say.
+    (b'{"url": "https://a.example/x", "userId": "s3cr3t"}', 422, "userId"),
+    (b'{"url": "https://a.example/x", "status": "completed"}', 422, "status"),
     (b'{"url": "https://a.example/x", "connections": "s3cr3t"}', 422, "connections"),
     (b'{"url": "https://a.example/x", "priority": "s3cr3t"}', 422, "priority"),
     (b'{"url": "https://a.example/x", "size_bytes_max": 1}', 422, "size_bytes_max"),

@@ -503,6 +503,17 @@ async def test_a_job_is_stopped_on_an_agent() -> None:
         assert agent.order_of(job_id).epoch == 2
 
 
+@pytest.mark.parametrize("command", Command)
+async def test_somebody_elses_job_is_not_steered(command: Command) -> None:
+    """The scheduler asks by itself who owns a job: for another user it is not there, and goes on as it was."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.running(1, user="alice")
+        with pytest.raises(NotFound):
+            await rig.call(rig.scheduler.command(Viewer("bob"), job_id, command))
+        assert agent.job_ids == [job_id]
+
+
 async def test_not_before() -> None:
     """A job that is to begin later has its metadata at once, and starts when its time has come, not earlier."""
     async with rig_with() as rig:

@@ -206,6 +206,7 @@ async def test_everybody_hears_what_they_may_see(site: Site, http: httpx.AsyncCl
         events = await resumed.until("completed")
     records = await site.ledger.events_after(Viewer("alice"), 1)
     assert [event.id for event in events] == [str(record.seq) for record in records]
+    assert {event.data["jobId"] for event in events} == {late, early}
 
 
 async def test_resuming_has_no_gap_and_no_repeat(site: Site, http: httpx.AsyncClient) -> None:
@@ -351,7 +352,8 @@ async def test_a_replica_has_only_so_many_streams(tmp_path: Path) -> None:
         stream(http, "/events", **site.auth["alice"]),
     ):
         async with stream(http, "/events", **site.auth["bob"]):
-            answer = await http.get("/events", headers=site.auth["alice"])
+            async with asyncio.timeout(PATIENCE_S):  # a stream that is let in does not end
+                answer = await http.get("/events", headers=site.auth["alice"])
             assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
             assert answer.headers["retry-after"] == "10"
             assert streams_open(site) == 2
