@@ -21,6 +21,8 @@ from plane import Site, api_settings, listening, site_at
 
 _CONFIG = Path(__file__).with_name("schemathesis.toml")
 _STREAMS_END_S = 0.05
+#: Of schemathesis, all that there are.
+PHASES = "examples,coverage,fuzzing,stateful"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +34,15 @@ class Fuzzed:
     text: str
 
 
-async def fuzz(directory: Path, *, examples: int, seed: int | None = None) -> Fuzzed:
+async def fuzz(directory: Path, *, examples: int, seed: int | None = None, phases: str = PHASES) -> Fuzzed:
     """Make up to `examples` requests for each operation and phase."""
     settings = api_settings(rate_per_minute=1_000_000_000)
     async with site_at(directory, settings) as site, listening(site.app) as url:
         await scene_of(site)
         ending = asyncio.create_task(_end_streams(site))
         try:
-            return await _run(url, site.auth["olga"]["Authorization"], directory, examples=examples, seed=seed)
+            authorization = site.auth["olga"]["Authorization"]
+            return await _run(url, authorization, directory, examples=examples, seed=seed, phases=phases)
         finally:
             ending.cancel()
             with suppress(asyncio.CancelledError):
@@ -52,9 +55,12 @@ async def _end_streams(site: Site) -> None:
         site.app.state.replica.feed.close()
 
 
-async def _run(url: str, authorization: str, directory: Path, *, examples: int, seed: int | None) -> Fuzzed:
+async def _run(
+    url: str, authorization: str, directory: Path, *, examples: int, seed: int | None, phases: str
+) -> Fuzzed:
     command = ["--config-file", str(_CONFIG), "run", f"{url}/openapi.json", "--max-examples", str(examples)]
     command += ["--header", f"Authorization:{authorization}", "--generation-database", "none", "--no-color"]
+    command += ["--phases", phases]
     command += [] if seed is None else ["--seed", str(seed)]
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),
