@@ -82,7 +82,7 @@ drill: $(VENV)/.dev ## slow drills: large files, faults one after the other
 drill-rayup: $(VENV)/.dev ## `ray up` for real, on three hosts made of network namespaces (root; Debian's openssh-server, rsync)
 	$(BIN)/pytest tests/cluster/test_rayup.py -m drill -s
 
-nulls: $(VENV)/.dev ## switch off each check that keeps wrong bytes out: its test must go red
+nulls: $(VENV)/.dev ## switch off each check that keeps wrong bytes out, and each control of SECURITY.md: its test must go red
 	$(BIN)/python tests/nulls.py
 
 soak: $(VENV)/.dev ## SOAK_S seconds (1800) under a random mix of origin and store faults; prints its SEED
@@ -100,7 +100,7 @@ dashboards: $(VENV)/.dev ## write dashboards/generated: Prometheus rules from th
 	$(BIN)/python -m dashboards.build
 	$(BIN)/python -m dashboards.grafana
 
-fuzz: $(VENV)/.dev ## thousands of made-up requests through all checks of schemathesis (EXAMPLES of each operation and phase)
+fuzz: $(VENV)/.dev ## thousands of made-up requests through the checks of schemathesis (EXAMPLES of each operation and phase)
 	$(BIN)/python tests/fuzz.py --examples $(or $(EXAMPLES),100)
 
 audit: $(VENV)/.dev ## known holes in what is installed (pip-audit; needs PyPI, and says so where it has it not)

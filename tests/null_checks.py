@@ -1,15 +1,11 @@
-"""Checks that keep wrong bytes out, each with a way to switch it off: a plugin for pytest, used by `nulls.py` alone.
+"""Checks that keep wrong bytes out, each with a way to switch it off and the test that must then fail (`nulls.py`)."""
 
-RAYHAUL_NULL=coding pytest -p null_checks tests/integration/test_probe.py
-"""
-
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import botocore.handlers
+from switches import Null, everywhere, nothing, nothing_later, replaced
 from yarl import URL
 
 import actors.draft
@@ -44,27 +40,6 @@ import tasks.store_calls
 import tasks.store_puts
 import tasks.transfer
 import tasks.upload
-
-
-@dataclass(frozen=True, slots=True)
-class Null:
-    """A check, what stands in its place when it is off, and a test that must then fail."""
-
-    check: str
-    switch: Callable[[], None]
-    test: str
-
-
-def _is(owner: Any, name: str, instead: Any) -> Callable[[], None]:
-    return lambda: setattr(owner, name, instead)
-
-
-def _everywhere(name: str, instead: Any, *owners: Any) -> Callable[[], None]:
-    def switch() -> None:
-        for owner in owners:
-            setattr(owner, name, instead)
-
-    return switch
 
 
 def _unbounded() -> None:
@@ -177,14 +152,6 @@ def _as_refusal() -> None:
         setattr(owner, "classify", classify)  # noqa: B010 - mypy refuses the plain assignment
 
 
-def _nothing(*_args: Any, **_more: Any) -> None:
-    pass
-
-
-async def _nothing_later(*_args: Any, **_more: Any) -> None:
-    pass
-
-
 SAME = tasks.source._Version.SAME
 _read_whole = tasks.probe._read_whole
 _FORBIDDEN = 403
@@ -192,27 +159,27 @@ _FORBIDDEN = 403
 NULLS = {
     "range": Null(
         "a 206 must be exactly the range asked for",
-        _is(tasks.source, "_check_partial", lambda *_args: SAME),
+        replaced(tasks.source, "_check_partial", lambda *_args: SAME),
         "tests/integration/test_source.py::test_bad_range",
     ),
     "version": Null(
         "each answer must show the pinned version",
-        _is(tasks.source, "_shown_version", lambda *_args: SAME),
+        replaced(tasks.source, "_shown_version", lambda *_args: SAME),
         "tests/integration/test_source.py::test_change_between_ranges",
     ),
     "accept-ranges": Null(
         "Accept-Ranges proves nothing",
-        _is(tasks.probe, "_read_whole", _promised),
+        replaced(tasks.probe, "_read_whole", _promised),
         "tests/integration/test_probe.py::test_probe_of_an_odd_file",
     ),
     "416": Null(
         "a 416 that tells the pinned length is no change",
-        _is(tasks.source, "unsatisfied_total", _nothing),
+        replaced(tasks.source, "unsatisfied_total", nothing),
         "tests/integration/test_faults_source.py::test_416_in_the_middle",
     ),
     "size": Null(
         "a body of unknown length has a limit",
-        _is(tasks.transfer._Transfer, "_check_size", _nothing),
+        replaced(tasks.transfer._Transfer, "_check_size", nothing),
         "tests/integration/test_transfer.py::test_a_limit_of_size_holds",
     ),
     "get": Null(
@@ -227,17 +194,17 @@ NULLS = {
     ),
     "downgrade": Null(
         "https does not become http",
-        _is(tasks.guard.AddressGuard, "check_redirect", lambda self, base, to: self._checked(base.join(URL(to)))),
+        replaced(tasks.guard.AddressGuard, "check_redirect", lambda self, base, to: self._checked(base.join(URL(to)))),
         "tests/integration/test_egress.py::test_redirect_may_not_leave_tls",
     ),
     "name": Null(
         "`filename*` comes before `filename`",
-        _is(rayhaul.policy.naming, "_extended_value", lambda _value: ""),
+        replaced(rayhaul.policy.naming, "_extended_value", lambda _value: ""),
         "tests/unit/test_naming.py::test_name_from_the_header",
     ),
     "name-safe": Null(
         "file names are made safe",
-        _is(rayhaul.policy.naming, "clean", lambda name: name),
+        replaced(rayhaul.policy.naming, "clean", lambda name: name),
         "tests/integration/test_probe.py::test_name_comes_from_the_header_or_the_final_url",
     ),
     "parallel": Null(
@@ -247,17 +214,17 @@ NULLS = {
     ),
     "expired": Null(
         "an expired link behind a redirect is tried again",
-        _is(tasks.source, "EXPIRED", frozenset()),
+        replaced(tasks.source, "EXPIRED", frozenset()),
         "tests/integration/test_source.py::test_expired_link_of_a_redirect_is_made_anew",
     ),
     "names": Null(
         "a name that cannot be resolved is tried again",
-        _is(rayhaul.errors.SourceUnreachable, "retryable", None),
+        replaced(rayhaul.errors.SourceUnreachable, "retryable", None),
         "tests/integration/test_faults_source.py::test_f16_names_that_come_and_go",
     ),
     "adopted": Null(
         "an object whose Complete's answer was lost is taken",
-        _is(tasks.sink.Sink, "_adopted", _lost),
+        replaced(tasks.sink.Sink, "_adopted", _lost),
         "tests/integration/test_faults_store.py::test_f22_complete_whose_answer_is_lost",
     ),
     "error-in-200": Null(
@@ -277,183 +244,185 @@ NULLS = {
     ),
     "kept-store": Null(
         "the embedded store is started again",
-        _is(serve_app.kept_store.KeptStore, "_start_again", lambda _self, wait_s: wait_s),
+        replaced(serve_app.kept_store.KeptStore, "_start_again", lambda _self, wait_s: wait_s),
         "tests/integration/test_faults_store.py::test_f26_a_store_that_dies_is_started_again",
     ),
     "shown-crc": Null(
         "the object must show the CRC-64/NVME of the bytes sent",
-        _is(tasks.sink, "told_crc", _nothing),
+        replaced(tasks.sink, "told_crc", nothing),
         "tests/integration/test_transfer.py::test_an_object_that_shows_another_crc_is_noticed",
     ),
     "length": Null("a body must have its length", _unbounded, "tests/integration/test_source.py::test_bad_whole"),
     "reset": Null(
         "a reset does not end a body",
-        _is(tasks.answer.Answer, "_was_reset", lambda _self: False),
+        replaced(tasks.answer.Answer, "_was_reset", lambda _self: False),
         "tests/integration/test_source.py::test_unknown_length_needs_a_proper_end",
     ),
     "close-notify": Null(
         "TLS ends with a close_notify",
-        _is(tasks.answer.Answer, "_was_cut", lambda _self: False),
+        replaced(tasks.answer.Answer, "_was_cut", lambda _self: False),
         "tests/integration/test_egress.py::test_tls_that_ends_without_saying_so",
     ),
     "unasked": Null(
         "a connection that brought what nobody asked for is not used again",
-        _is(aiohttp.client_proto.ResponseHandler, "should_close", property(lambda _self: False)),
+        replaced(aiohttp.client_proto.ResponseHandler, "should_close", property(lambda _self: False)),
         "tests/integration/test_arriving.py::test_bytes_that_nobody_asked_for",
     ),
     "taken-over": Null(
         "only bodies of a plain announced length are taken over from the library",
-        _is(tasks.arriving.Arriving, "of", _any_body),
+        replaced(tasks.arriving.Arriving, "of", _any_body),
         "tests/integration/test_arriving.py::test_never_taken_over",
     ),
     "coding": Null(
         "coded bodies are refused",
-        _everywhere("check_coding", _nothing, tasks.source, tasks.probe),
+        everywhere("check_coding", nothing, tasks.source, tasks.probe),
         "tests/integration/test_probe.py::test_failed_probe",
     ),
     "digest": Null(
         "an answer's digest is compared",
-        _is(tasks.digests, "of_body", _nothing),
+        replaced(tasks.digests, "of_body", nothing),
         "tests/integration/test_digests.py::test_a_flipped_bit_of_a_whole_file",
     ),
     "if-range": Null(
         "If-Range needs a strong ETag",
-        _is(tasks.source, "_is_strong", lambda _etag: True),
+        replaced(tasks.source, "_is_strong", lambda _etag: True),
         "tests/integration/test_source.py::test_if_range_needs_a_strong_etag",
     ),
     "date": Null(
         "a Last-Modified of this second is no validator",
-        _is(tasks.probe, "strong_date", lambda headers: headers.get("Last-Modified")),
+        replaced(tasks.probe, "strong_date", lambda headers: headers.get("Last-Modified")),
         "tests/integration/test_probe.py::test_a_date_that_may_repeat_is_no_validator",
     ),
     "retry-after": Null(
         "Retry-After is honoured",
-        _is(tasks.source, "retry_after_s", _nothing),
+        replaced(tasks.source, "retry_after_s", nothing),
         "tests/integration/test_probe.py::test_retry_after",
     ),
     "speed": Null(
         "a source that drips is left",
-        _is(tasks.speed.SpeedWatch, "is_too_slow", lambda *_args: False),
+        replaced(tasks.speed.SpeedWatch, "is_too_slow", lambda *_args: False),
         "tests/integration/test_source.py::test_slow_source_is_left",
     ),
     "secrets": Null(
         "what the caller said stays with its origin",
-        _is(tasks.egress, "_origin", _nothing),
+        replaced(tasks.egress, "_origin", nothing),
         "tests/integration/test_egress.py::test_what_the_caller_said_stays_with_its_origin",
     ),
     "guard": Null(
         "addresses are checked when they are connected to",
-        _is(tasks.guard.AddressGuard, "check_address", _nothing),
+        replaced(tasks.guard.AddressGuard, "check_address", nothing),
         "tests/integration/test_egress.py::test_name_that_changes_its_answer",
     ),
     "codes": Null(
         "a 400 that means a cut body is tried again",
-        _is(tasks.store_calls, "_BUSY", frozenset()),
+        replaced(tasks.store_calls, "_BUSY", frozenset()),
         "tests/integration/test_faults_store.py::test_f20_a_body_cut_on_its_way",
     ),
     "received": Null(
         "the store must have received what was sent",
-        _is(tasks.outgoing.Outgoing, "check_received", _any_etag),
+        replaced(tasks.outgoing.Outgoing, "check_received", _any_etag),
         "tests/integration/test_sink.py::test_a_part_changed_on_its_way_is_noticed",
     ),
     "mirror": Null(
         "sources are mixed only where they have the same file",
-        _is(rayhaul.policy.mirrors, "match", lambda *_args: rayhaul.policy.mirrors.Match.SAME),
+        replaced(rayhaul.policy.mirrors, "match", lambda *_args: rayhaul.policy.mirrors.Match.SAME),
         "tests/integration/test_faults_mirrors.py::test_a_mirror_of_which_nothing_is_known",
     ),
     "checksum": Null(
         "a checksum is compared before publishing",
-        _is(tasks.checksum.Checksum, "check", _nothing),
+        replaced(tasks.checksum.Checksum, "check", nothing),
         "tests/integration/test_transfer.py::test_a_liar_is_caught_by_the_checksum",
     ),
     "resume": Null(
         "a part counts only where ledger and store agree",
-        _is(tasks.upload, "_is_same", lambda _stored, known: known is not None),
+        replaced(tasks.upload, "_is_same", lambda _stored, known: known is not None),
         "tests/integration/test_transfer.py::test_a_resumed_lease_trusts_neither_ledger_nor_store_alone",
     ),
     "idle": Null(
         "no PUT waits long for its source",
-        _is(tasks.hedging.Feed, "__anext__", lambda self: anext(self._flow)),
+        replaced(tasks.hedging.Feed, "__anext__", lambda self: anext(self._flow)),
         "tests/integration/test_faults_store.py::test_a_slow_origin_lets_no_put_idle",
     ),
     "hedge": Null(
         "a part that crawls is brought by a second request",
-        _is(tasks.hedging.Hedges, "_begun", _nothing),
+        replaced(tasks.hedging.Hedges, "_begun", nothing),
         "tests/integration/test_hedges.py::test_f04_a_part_that_drips_is_hedged",
     ),
     "hedge-apart": Null(
         "a second request for a part leaves the source that crawls, where there is another one",
-        _is(tasks.mirrors.Supplies, "apart_from", lambda _self, _supply: ()),
+        replaced(tasks.mirrors.Supplies, "apart_from", lambda _self, _supply: ()),
         "tests/integration/test_faults_mirrors.py::test_a_hedge_leaves_the_source_that_crawls",
     ),
     "hedge-bytes": Null(
         "an upload goes on with a hedge only where both brought the same",
-        _is(tasks.hedging.Feed, "_rest_of", _rest_unchecked),
+        replaced(tasks.hedging.Feed, "_rest_of", _rest_unchecked),
         "tests/integration/test_hedges.py::test_a_hedge_that_brings_other_bytes",
     ),
     "twin": Null(
         "a twin reads its parts before it sends them",
-        _is(tasks.lanes.Lanes, "_send_ahead", tasks.lanes.Lanes._stream),
+        replaced(tasks.lanes.Lanes, "_send_ahead", tasks.lanes.Lanes._stream),
         "tests/integration/test_hedges.py::test_a_twin_that_is_stopped_breaks_no_upload",
     ),
     "budget": Null(
         "second tries keep to the endpoint's budget",
-        _is(rayhaul.policy.retry.RetryBudget, "take", lambda _self, _now_s: 0.0),
+        replaced(rayhaul.policy.retry.RetryBudget, "take", lambda _self, _now_s: 0.0),
         "tests/unit/test_retry.py::test_an_endpoint_that_is_down_sees_a_trickle",
     ),
     "sweep": Null(
         "uploads in use are not swept",
-        _is(actors.draft.Draft, "knows_upload", lambda _self, _upload_id: False),
+        replaced(actors.draft.Draft, "knows_upload", lambda _self, _upload_id: False),
         "tests/unit/test_strays.py::test_uploads_in_use_stay",
     ),
     "sweep-named": Null(
         "uploads that somebody may have just opened are not swept",
-        _is(actors.sweeping, "_opened_under", lambda _leases, _created_at: False),
+        replaced(actors.sweeping, "_opened_under", lambda _leases, _created_at: False),
         "tests/unit/test_strays.py::test_uploads_under_keys_that_callers_named",
     ),
     "bucket-rules": Null(
         "what the cluster has written is no source, and what nobody allowed neither",
-        _is(tasks.bucket_rules.BucketRules, "check", lambda _self, url: tasks.bucket_rules.StoredObject.parse(url)),
+        replaced(
+            tasks.bucket_rules.BucketRules, "check", lambda _self, url: tasks.bucket_rules.StoredObject.parse(url)
+        ),
         "tests/unit/test_bucket_rules.py::test_what_is_denied",
     ),
     "ftp-version": Null(
         "FTP: size and time of change are compared",
-        _is(tasks.ftp_source, "_check_version", _nothing_later),
+        replaced(tasks.ftp_source, "_check_version", nothing_later),
         "tests/integration/test_ftp_source.py::test_change_while_it_is_read",
     ),
     "ftp-end": Null(
         "FTP: without a length the server's word ends a file",
-        _is(tasks.ftp_source.FtpTransport, "_check_end", _nothing_later),
+        replaced(tasks.ftp_source.FtpTransport, "_check_end", nothing_later),
         "tests/integration/test_ftp_source.py::test_cut_where_no_length_is_known",
     ),
     "ftp-ports": Null(
         "FTP: no data from a port of services",
-        _is(tasks.dialing, "_DATA_PORT_MIN", 0),
+        replaced(tasks.dialing, "_DATA_PORT_MIN", 0),
         "tests/integration/test_ftp_source.py::test_data_comes_from_no_service_of_the_server",
     ),
     "dialing": Null(
         "sockets of other protocols pass the guard",
-        _is(tasks.guard.AddressGuard, "check_address", _nothing),
+        replaced(tasks.guard.AddressGuard, "check_address", nothing),
         "tests/integration/test_sftp_source.py::test_addresses_are_guarded",
     ),
     "host-keys": Null(
         "SFTP: only trusted host keys",
-        _is(tasks.sftp_source.SftpTransport, "_trusted", _nothing_later),
+        replaced(tasks.sftp_source.SftpTransport, "_trusted", nothing_later),
         "tests/integration/test_sftp_source.py::test_an_unknown_host_key_is_refused",
     ),
     "sftp-version": Null(
         "SFTP: size and time of change are compared",
-        _is(tasks.sftp_source, "_check_version", _nothing_later),
+        replaced(tasks.sftp_source, "_check_version", nothing_later),
         "tests/integration/test_sftp_source.py::test_change_while_it_is_read",
     ),
     "pieces": Null(
         "Metalink: pieces have their hashes",
-        _is(tasks.pieces._Comparison, "_compare", _nothing),
+        replaced(tasks.pieces._Comparison, "_compare", nothing),
         "tests/unit/test_metalink.py::TestPieces::test_a_flipped_bit",
     ),
     "places": Null(
         "Metalink: what a further URL brings is compared piece by piece",
-        _is(tasks.pieces._Comparison, "_compare", _nothing),
+        replaced(tasks.pieces._Comparison, "_compare", nothing),
         "tests/integration/test_metalink_mirrors.py::test_the_first_one_has_a_wrong_piece",
     ),
     "counted": Null(
@@ -462,9 +431,3 @@ NULLS = {
         "tests/integration/test_sftp_source.py::test_a_server_that_lies_about_the_size",
     ),
 }
-
-
-def pytest_configure() -> None:
-    name = os.environ.get("RAYHAUL_NULL")
-    if name:
-        NULLS[name].switch()
