@@ -8,6 +8,7 @@ Laws of this file:
 
 import asyncio
 import errno
+import itertools
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from tasks.magnet import Magnet
 from tasks.scratch import Scratch
 from tasks.torrent_pieces import Torrent, introduce, tell
 from tasks.torrent_proxy import TorrentProxy
-from tasks.torrent_session import begun, dressed, parsed
+from tasks.torrent_session import begun, consider_again, dressed, parsed
 
 #: Torrents of one process, those that linger included.
 _TORRENTS_MAX = 64
@@ -145,7 +146,7 @@ class Swarm:
     async def _tick(self) -> None:
         """Ask how the torrents are, and let go those that nobody has used for a while."""
         loop = asyncio.get_running_loop()
-        while True:
+        for turn in itertools.count():
             await asyncio.sleep(_TICK_S)
             self._hear()
             async with self._changing:
@@ -158,6 +159,9 @@ class Swarm:
                     for torrent in self._torrents.values():
                         torrent.handle.force_reannounce()
                 if self._torrents and self._session is not None:
+                    alone = [torrent.handle for torrent in self._torrents.values() if torrent.is_alone]
+                    if alone:
+                        consider_again(self._session, alone, turn)
                     self._session.post_torrent_updates()
 
     # --- what the library tells ---

@@ -91,6 +91,11 @@ class Torrent:
             if index not in self._wanted:
                 self.handle.set_piece_deadline(index, distance * _DEADLINE_STEP_MS, 0)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether pieces are wanted, and there is nobody to send them."""
+        return bool(self._wanted) and not self.has_peers
+
     def silence(self) -> RayhaulError:
         """Return what it means that nothing comes."""
         if self._hash_failures_count:

@@ -10,6 +10,7 @@ Laws of this file:
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,9 @@ _PIECES_MAX = 400_000
 #: What peers get of us while we read from them: without any, few would go on sending.
 _UPLOAD_BYTES_PER_S_MAX = 64 * 1024
 _CONNECTIONS_MAX = 200
+#: Connections of one torrent: more than there may be of all, as only those are to be counted.
+_TORRENT_CONNECTIONS_MAX = 1000
+_FAILURES_MAX = 10
 _BEGIN_MS_MAX = 10_000
 
 _FLAGS = lt.torrent_flags
@@ -79,7 +83,7 @@ def settings(proxy: TorrentProxy) -> dict[str, Any]:
         # A torrent of which nothing is wanted at the moment keeps its peers for the next part.
         "close_redundant_connections": False,
         "min_reconnect_time": 2,
-        "max_failcount": 10,
+        "max_failcount": _FAILURES_MAX,
         "stop_tracker_timeout": 1,
         "alert_queue_size": 10_000,
         "alert_mask": lt.alert_category.error | lt.alert_category.status | lt.alert_category.storage,
@@ -107,6 +111,18 @@ def begun(proxy: TorrentProxy, guard: AddressGuard) -> lt.session:
         port = next(iter(ports), 0)
     _seal(port, proxy.port)
     return session
+
+
+def consider_again(session: lt.session, handles: Iterable[lt.torrent_handle], turn: int) -> None:
+    """Have torrents connect again to peers that left while nothing was wanted; `turn` is another one each time.
+
+    To have nothing to ask for is to be finished, and seeds hang up on who is. Asked for more, the library (2.1) counts
+    seeds among those worth a connection only where it counts anew, and looks at the count only where something of the
+    torrent's connections changes.
+    """
+    session.apply_settings(cast("Any", {"max_failcount": _FAILURES_MAX + turn % 2}))
+    for handle in handles:
+        handle.set_max_connections(_TORRENT_CONNECTIONS_MAX + turn % 2)
 
 
 def _seal(port: int, proxy_port: int) -> None:

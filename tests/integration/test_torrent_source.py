@@ -454,6 +454,27 @@ async def test_a_lease_of_a_torrent_document(side: Side, described: Described, t
                 await bench.fails(order, SourceChanged)
 
 
+async def test_seeds_that_hung_up_are_asked_again(side: Side, described: Described, tmp_path: Path) -> None:
+    """They do so while nothing is wanted: between the look, which needs none of them, and the lease."""
+    async with tracking() as tracker:
+        single = share(tmp_path / "seed", {"only.bin": content_bytes(7, 0, SIZE)}, tracker=tracker.url)
+        described.document = single.document
+        with seeding(single) as seeder:
+            tracker.peers = [(seeder.host, seeder.port)]
+            allow = (seeder.host_port, f"127.0.0.1:{tracker.port}")
+            async with torrents(tmp_path / "scratch", *allow) as transport:
+                bench = Bench(side)
+                bench.transports = Transports(side.client, torrents=transport)
+                order = await bench.order_of(described.url("file"))
+                # By then the seed has come and gone, and is counted among those that are not worth a connection.
+                await asyncio.sleep(3)
+                assert tracker.requests
+                async with asyncio.timeout(30):
+                    while seeder.handle.status().num_peers:
+                        await asyncio.sleep(0.1)
+                await bench.check(order, await bench.run(order), SIZE)
+
+
 async def test_documents_that_are_none(
     side: Side, shared: Shared, described: Described, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
