@@ -73,9 +73,8 @@ def test_agent_store_and_scheduler_killed_in_a_large_job(cluster: Embedded, orig
     names = [event.event for event in events]
     assert names[:3] == ["created", "metadata", "started"]
     assert names[-2:] == ["uploading", "completed"]
-    handed_back = [event.payload for event in events if event.event == "requeued"]
-    # A store that is away for long hands it back as well.
-    assert handed_back[0]["code"] == "agent_lost"
+    # It leaves its state only where the other agent had no stripe of it yet; what was lost is leased again in any case.
+    assert names.count("started") >= 2
     # What was in the bucket stayed there: read again is what was on its way, three times, on all connections.
     read_bytes = sum((seen.range[1] or 0) - seen.range[0] for seen in origin.seen("large.bin") if seen.range)
     assert read_bytes < 1.4 * GIB
