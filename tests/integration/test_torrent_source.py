@@ -21,7 +21,7 @@ from inprocess import quick_settings, running_service
 from lease_bench import PART, SETTINGS, Bench, Control, Side, running
 from origin import content_bytes
 from torrent_rig import NoGuard, all_given_back, denied, on_disk, opened, torrents
-from torrents import PIECE, Shared, seeding, share, tracking
+from torrents import PIECE, Seeder, Shared, Tracker, seeding, share, tracking
 
 from rayhaul import AsyncClient
 from rayhaul.errors import (
@@ -423,56 +423,58 @@ async def test_a_disk_that_is_full_in_the_middle(side: Side, tmp_path: Path) -> 
             assert len(again.parts) < 12, "what was in the bucket by then is not fetched again"
 
 
-async def test_a_lease_of_a_torrent_document(side: Side, described: Described, tmp_path: Path) -> None:
-    """Known by its type or its ending, read as what it describes, once a process; peers come from its tracker."""
-    content = {"only.bin": content_bytes(7, 0, SIZE)}
+@asynccontextmanager
+async def seeded(
+    described: Described, directory: Path
+) -> AsyncIterator[tuple[Shared, Tracker, Seeder, tuple[str, str]]]:
+    """Give a torrent of one file, described to whoever asks, its tracker and seeder, and whom a guard must let pass."""
     async with tracking() as tracker:
-        single = share(tmp_path / "seed", content, tracker=tracker.url)
+        single = share(directory / "seed", {"only.bin": content_bytes(7, 0, SIZE)}, tracker=tracker.url)
         described.document = single.document
         with seeding(single) as seeder:
             tracker.peers = [(seeder.host, seeder.port)]
-            allow = (seeder.host_port, f"127.0.0.1:{tracker.port}")
-            async with torrents(tmp_path / "scratch", *allow) as transport:
-                bench = Bench(side)
-                bench.transports = Transports(side.client, torrents=transport)
-                order = await bench.order_of(described.url("file"))
-                assert (order.pin.filename, order.pin.described_by) == ("only.bin", f"urn:btih:{single.info_hash}")
-                asked_count = described.asked_count
-                await bench.check(order, await bench.run(order), SIZE)
-                assert described.asked_count == asked_count
+            yield single, tracker, seeder, (seeder.host_port, f"127.0.0.1:{tracker.port}")
 
-                described.media_type = "text/plain"
-                assert (await bench.order_of(described.url("a.torrent#so=0"))).pin.described_by is not None
-                assert (await bench.order_of(described.url("a.txt"))).pin.described_by is None
-                with pytest.raises(SourceRefused, match="no file 1"):
-                    await bench.order_of(described.url("a.torrent#so=1"))
 
-                other = share(tmp_path / "other", {"only.bin": content_bytes(8, 0, SIZE)}, tracker=tracker.url)
-                described.document = other.document
-                await bench.sink.delete(order.key)
-                bench.transports = Transports(side.client, torrents=transport)
-                await bench.fails(order, SourceChanged)
+async def test_a_lease_of_a_torrent_document(side: Side, described: Described, tmp_path: Path) -> None:
+    """Known by its type or its ending, read as what it describes, once a process; peers come from its tracker."""
+    async with seeded(described, tmp_path) as (single, tracker, _, allow):
+        async with torrents(tmp_path / "scratch", *allow) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            order = await bench.order_of(described.url("file"))
+            assert (order.pin.filename, order.pin.described_by) == ("only.bin", f"urn:btih:{single.info_hash}")
+            asked_count = described.asked_count
+            await bench.check(order, await bench.run(order), SIZE)
+            assert described.asked_count == asked_count
+
+            described.media_type = "text/plain"
+            assert (await bench.order_of(described.url("a.torrent#so=0"))).pin.described_by is not None
+            assert (await bench.order_of(described.url("a.txt"))).pin.described_by is None
+            with pytest.raises(SourceRefused, match="no file 1"):
+                await bench.order_of(described.url("a.torrent#so=1"))
+
+            other = share(tmp_path / "other", {"only.bin": content_bytes(8, 0, SIZE)}, tracker=tracker.url)
+            described.document = other.document
+            await bench.sink.delete(order.key)
+            bench.transports = Transports(side.client, torrents=transport)
+            await bench.fails(order, SourceChanged)
 
 
 async def test_seeds_that_hung_up_are_asked_again(side: Side, described: Described, tmp_path: Path) -> None:
     """They do so while nothing is wanted: between the look, which needs none of them, and the lease."""
-    async with tracking() as tracker:
-        single = share(tmp_path / "seed", {"only.bin": content_bytes(7, 0, SIZE)}, tracker=tracker.url)
-        described.document = single.document
-        with seeding(single) as seeder:
-            tracker.peers = [(seeder.host, seeder.port)]
-            allow = (seeder.host_port, f"127.0.0.1:{tracker.port}")
-            async with torrents(tmp_path / "scratch", *allow) as transport:
-                bench = Bench(side)
-                bench.transports = Transports(side.client, torrents=transport)
-                order = await bench.order_of(described.url("file"))
-                # By then the seed has come and gone, and is counted among those that are not worth a connection.
-                await asyncio.sleep(3)
-                assert tracker.requests
-                async with asyncio.timeout(30):
-                    while seeder.handle.status().num_peers:
-                        await asyncio.sleep(0.1)
-                await bench.check(order, await bench.run(order), SIZE)
+    async with seeded(described, tmp_path) as (_, tracker, seeder, allow):
+        async with torrents(tmp_path / "scratch", *allow) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            order = await bench.order_of(described.url("file"))
+            # By then the seed has come and gone, and is counted among those that are not worth a connection.
+            await asyncio.sleep(3)
+            assert tracker.requests
+            async with asyncio.timeout(30):
+                while seeder.handle.status().num_peers:
+                    await asyncio.sleep(0.1)
+            await bench.check(order, await bench.run(order), SIZE)
 
 
 async def test_documents_that_are_none(
