@@ -1,4 +1,5 @@
-// The API, asked with the page's cookie. Every refusal becomes a Refused with the sentence the API gave.
+// The API, asked with the page's cookie. Every refusal becomes a Refused with the sentence the API gave; where no key is
+// held any more, the window is told so by the event `keyless`.
 
 export class Refused extends Error {
   constructor(status, code, detail) {
@@ -20,6 +21,8 @@ export async function ask(method, path, body, more = {}) {
   const text = await answer.text();
   const found = text ? JSON.parse(text) : null;
   if (!answer.ok) {
+    // Later, so that it has the last word, after what the caller says of the error.
+    if (answer.status === 401) setTimeout(() => dispatchEvent(new Event("keyless")));
     const wrong = (found?.errors ?? []).map((error) => `${error.field}: ${error.message}`).join("; ");
     throw new Refused(answer.status, found?.code ?? "internal", [found?.detail ?? answer.statusText, wrong].filter(Boolean).join(" "));
   }
@@ -47,6 +50,7 @@ export function follow(path, onEvent, { onState, isOver } = {}) {
   let source = null;
   let timer = null;
   let last = "";
+  let isLeft = false;
 
   function open() {
     source = new EventSource(last ? `${path}?last_event_id=${last}` : path);
@@ -62,11 +66,17 @@ export function follow(path, onEvent, { onState, isOver } = {}) {
   }
 
   function later() {
-    timer = setTimeout(() => (isOver?.() ? later() : open()), REOPEN_MS * (0.5 + Math.random()));
+    timer = setTimeout(async () => {
+      if (isOver?.()) return later();
+      // A stream does not tell why it is refused: that nobody is signed in any more is found out by this.
+      await get("/session").catch(() => {});
+      if (!isLeft) open();
+    }, REOPEN_MS * (0.5 + Math.random()));
   }
 
   open();
   return () => {
+    isLeft = true;
     clearTimeout(timer);
     source.close();
   };

@@ -39,7 +39,7 @@ export async function jobView(session, id) {
   function draw() {
     const { progress: now } = job;
     setBar(progress, job.status === "completed" ? 1 : now.bytes, job.status === "completed" ? 1 : now.bytesTotal ?? 1);
-    far.textContent = [`${size(now.bytes)} of ${size(now.bytesTotal)}`, now.partsTotal ? `${now.partsDone} of ${now.partsTotal} parts` : "",
+    far.textContent = [now.bytesTotal === null ? size(now.bytes) : `${size(now.bytes)} of ${size(now.bytesTotal)}`, now.partsTotal ? `${now.partsDone} of ${now.partsTotal} parts` : "",
       isFinal(job) ? "" : rate(now.bytesPerSecond), isFinal(job) || now.etaSeconds === null ? "" : `${span(now.etaSeconds)} left`].filter(Boolean).join(" · ");
     // While bytes alone move, buttons keep the focus, a selection stays, and no alert is told again.
     const rest = JSON.stringify({ ...job, progress: null });

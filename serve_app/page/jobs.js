@@ -16,7 +16,7 @@ export async function jobsView(session) {
   const filter = el("select", { id: "filter" }, ["", "queued", "downloading", "uploading", "completed", "failed", "paused", "cancelled"]
     .map((word) => el("option", { value: word }, word || "all")));
   const more = el("button", { type: "button", hidden: true }, "Older jobs");
-  const empty = el("p", { class: "hint", hidden: true }, "No jobs yet. Paste a URL above.");
+  const empty = el("p", { class: "hint", hidden: true });
   const list = table("Jobs", HEADS, []);
   list.querySelector("tbody").replaceWith(body);
   let cursor = null;
@@ -40,6 +40,7 @@ export async function jobsView(session) {
     oldest = page.jobs.at(-1)?.id ?? "";
     more.hidden = !cursor;
     empty.hidden = rows.size > 0;
+    empty.textContent = filter.value ? `No ${filter.value} jobs.` : session.scopes.includes("write") ? "No jobs yet. Paste a URL above." : "No jobs yet.";
   }
 
   function put(job, atEnd) {
@@ -135,8 +136,9 @@ export async function jobsView(session) {
     wasBroken = !isOpen;
   }
 
-  filter.addEventListener("change", () => load(true));
-  more.addEventListener("click", () => load(false));
+  const reload = (fresh) => load(fresh).catch((error) => notice(error.message, "bad"));
+  filter.addEventListener("change", () => reload(true));
+  more.addEventListener("click", () => reload(false));
   await load(true);
   const stop = follow("/events", onEvent, { onState });
   const content = el("div", {}, el("h1", {}, "Jobs"), session.scopes.includes("write") ? addForm() : null,

@@ -1,6 +1,6 @@
 // Who is here, which view is shown, and what ends when it is left.
 
-import { Refused, ask, get, post } from "./api.js";
+import { ask, get, post } from "./api.js";
 import { el, focusHeading, notice } from "./show.js";
 import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
@@ -53,13 +53,22 @@ function signIn(why = "") {
   field.focus();
 }
 
-async function signOut() {
-  shows += 1;
+function leaveView() {
   leave();
   leave = () => {};
-  await ask("DELETE", "/session").catch(() => {});
+  shows += 1;
+}
+
+function signedOut(why) {
+  leaveView();
   session = null;
-  signIn("You are signed out.");
+  signIn(why);
+}
+
+async function signOut() {
+  leaveView();
+  await ask("DELETE", "/session").catch(() => {});
+  signedOut("You are signed out.");
 }
 
 function drawFrame(current) {
@@ -70,9 +79,7 @@ function drawFrame(current) {
 }
 
 async function show() {
-  leave();
-  leave = () => {};
-  shows += 1;
+  leaveView();
   const mine = shows;
   const path = location.hash || "#/";
   const found = VIEWS.find(([pattern]) => pattern.test(path)) ?? VIEWS[0];
@@ -93,12 +100,7 @@ async function show() {
   }
 }
 
-export function failed(error) {
-  if (error instanceof Refused && error.status === 401) {
-    leave();
-    signIn("Your key holds no longer.");
-    return;
-  }
+function failed(error) {
   main.replaceChildren(el("h1", {}, "This can not be shown"), el("p", {}, error.message), el("button", { type: "button", onclick: () => show().then(focusHeading) }, "Try again"));
 }
 
@@ -107,5 +109,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
+addEventListener("keyless", () => session && signedOut("You are signed in no longer: the session is over, or its key is."));
 addEventListener("hashchange", () => session && show().then(focusHeading));
 get("/session").then((found) => { session = found; show(); }).catch((error) => (error.status === 401 ? signIn() : failed(error)));

@@ -4,6 +4,7 @@ import { ask, get, post } from "./api.js";
 import { bar, cell, el, keepingFocus, moment, morph, nameOf, notice, rate, span, status, table } from "./show.js";
 
 const POLL_MS = 2000;
+const DEAD_MAX = 100;
 
 // Reads again and again; what an older release of the API does not have is said, not hidden.
 async function polled(title, draw) {
@@ -45,9 +46,9 @@ export const queueView = (session) => polled("Queue", async (again) => {
 });
 
 export const deadView = (session) => polled("Dead letters", async (again) => {
-  const { jobs } = await get("/dlq?limit=100");
+  const { jobs, nextCursor } = await get(`/dlq?limit=${DEAD_MAX}`);
   if (!jobs.length) return [el("p", { class: "hint" }, "None: no job has run out of attempts.")];
-  return [table("Dead letters", [["Name"], ["Since", "wide"], ["Why"], ["Actions"]], jobs.map((job) => el("tr", { "data-key": job.id },
+  return [nextCursor ? el("p", { class: "hint" }, `The newest ${DEAD_MAX} of more; the command line has them all: rayhaul dlq.`) : "", table("Dead letters", [["Name"], ["Since", "wide"], ["Why"], ["Actions"]], jobs.map((job) => el("tr", { "data-key": job.id },
     cell(el("a", { href: `#/jobs/${job.id}`, title: job.url }, nameOf(job)), "name"), cell(moment(job.deadLetteredAt), "wide"),
     cell(job.error ? `${job.error.code}: ${job.error.message}` : ""),
     cell(session.scopes.includes("write") ? [
@@ -104,7 +105,7 @@ export const healthView = () => polled("Alerts and SLOs", async () => {
     el("h2", {}, "Service level objectives"),
     slo ? table("Service level objectives", [["Objective"], ["Target", "number"], ["Now", "number"], ["Budget left", "number"], ["Over", "number wide"]], slo.slos.map((one) => el("tr", {},
       cell([el("div", {}, one.name), el("div", { class: "hint" }, one.summary ?? "")]), cell(percent(one.target), "number"), cell(percent(one.ratio), "number"),
-      cell(budget(one.budgetLeft), "number"), cell(one.window ?? "", "number wide")))) : el("p", { class: "hint" }, "This release does not tell of SLOs."),
+      cell(budget(one.budgetLeft), one.budgetLeft < 0 ? "number spent" : "number"), cell(one.window ?? "", "number wide")))) : el("p", { class: "hint" }, "This release does not tell of SLOs."),
     el("h2", {}, "Alerts"),
     alerts ? table("Alerts", [["Alert"], ["State"], ["Severity"], ["Condition", "wide"]], worstFirst(alerts.alerts).map((alert) => el("tr", {}, cell(alert.name), cell(status(alert.state)), cell(alert.severity), cell(alert.condition, "wide")))) : el("p", { class: "hint" }, "This release does not tell of alerts."),
   ];

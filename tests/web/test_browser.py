@@ -46,6 +46,9 @@ async def test_add_watch_and_cancel(site: Site, page: Page) -> None:
     await expect(page.get_by_role("link", name="two.bin")).to_be_visible()
     # There are none.
     await expect(page.get_by_role("button", name="Older jobs")).to_have_count(0)
+    await page.get_by_label("Show").select_option("failed")
+    await expect(page.get_by_text("No failed jobs.")).to_be_visible()
+    await page.get_by_label("Show").select_option("")
     await check_accessible(page)
     await page.get_by_role("link", name="one.bin").click()
     await expect(page.get_by_role("heading", name="one.bin")).to_be_visible()
@@ -115,6 +118,38 @@ async def test_what_to_do_about_a_failure(site: Site, page: Page) -> None:
     await expect(problem).to_contain_text("internal a part was lost on the way")
     await expect(problem).to_contain_text("tell the operators if it happens again")
     await check_accessible(page)
+
+
+async def test_more_dead_letters_than_are_shown(site: Site, page: Page) -> None:
+    """That there are more is said."""
+
+    async def of_one(route: Route, request: Request) -> None:
+        await route.continue_(url=request.url.replace("limit=100", "limit=1"))
+
+    for _ in range(2):
+        await site.plane.bury(await site.submit("alice"), SourceBusy("asked too often").failure())
+    await page.route(re.compile(r"/dlq\?"), of_one)
+    await sign_in(page, site)
+    await page.get_by_role("link", name="Dead letters").click()
+    await expect(page.get_by_role("button", name="Replay data.bin")).to_have_count(1)
+    await expect(page.get_by_text(re.compile(r"of more; .*: rayhaul dlq\.$"))).to_be_visible()
+    await page.get_by_role("button", name="Delete data.bin").click()
+    await expect(page.get_by_text("rayhaul dlq")).to_have_count(0)
+
+
+@pytest.mark.parametrize("view", ["Jobs", "Dead letters"])
+async def test_a_key_that_ends_meanwhile(site: Site, page: Page, view: str) -> None:
+    """Whoever looks on is not left with what was true once: the page says so, and asks for a key."""
+    key = await site.add_key("guest")
+    await sign_in(page, site, "guest")
+    await page.get_by_role("link", name=view, exact=True).click()
+    await expect(page.get_by_role("heading", name=view)).to_be_visible()
+    revoked = await site.http.delete(f"/keys/{key.key_id}", headers=site.auth["olga"])
+    assert revoked.status_code == 200
+    site.app.state.replica.feed.close()
+    await expect(page.get_by_label("API key")).to_be_focused()
+    await expect(page.get_by_role("status")).to_contain_text("signed in no longer")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
 @pytest.mark.parametrize("view", ["the list", "the job"])
