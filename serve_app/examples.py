@@ -24,6 +24,8 @@ from rayhaul.wire import (
     DeliveryPage,
     DeliveryView,
     Destination,
+    DisabledWebhooksPage,
+    DisabledWebhookView,
     DownloadLink,
     ErrorView,
     EventPage,
@@ -355,6 +357,10 @@ _EXAMPLES: Sequence[BaseModel] = (
         why=None,
     ),
     DeliveryPage(deliveries=[delivery], next_cursor=None),
+    disabled := DisabledWebhookView(
+        receiver="hooks.example:443", user_id="alice", disabled_since=_CREATED, last_given_up_at=_COMPLETED
+    ),
+    DisabledWebhooksPage(webhooks=[disabled]),
     WebhookTestRequest(url="https://hooks.example/rayhaul"),
     WebhookTestReport(
         message_id="msg_01k9x3w2f4g6h8j0k2m4n6p8q0",

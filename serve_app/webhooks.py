@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: what became of deliveries, and a message to try a receiver with."""
+"""Webhooks over HTTP: what became of deliveries, which are disabled, and a message to try a receiver with."""
 
 import time
 from typing import Annotated
@@ -10,7 +10,14 @@ from rayhaul.ids import IdFactory
 from rayhaul.job import JobEvent
 from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
 from rayhaul.policy.webhook import Result
-from rayhaul.wire import DeliveryPage, DeliveryView, WebhookTestReport, WebhookTestRequest
+from rayhaul.wire import (
+    DeliveryPage,
+    DeliveryView,
+    DisabledWebhooksPage,
+    DisabledWebhookView,
+    WebhookTestReport,
+    WebhookTestRequest,
+)
 from serve_app.auth import Caller
 from serve_app.bodies import parsed
 from serve_app.openapi import json_body, problems_of
@@ -43,6 +50,28 @@ async def list_deliveries(
     page = found[:limit]
     next_cursor = str(page[-1].seq) if len(found) > limit else None
     return reply(DeliveryPage(deliveries=[_view(record) for record in page], next_cursor=next_cursor))
+
+
+@routes.get("/webhooks/disabled", response_model=DisabledWebhooksPage, responses=problems_of(401, 422, 503))
+async def list_disabled_webhooks(request: Request, caller: Caller, *, limit: Limit = 50) -> Response:
+    """List the caller's webhooks that answered 410 and get no more messages; an operator is shown everybody's.
+
+    `POST /webhooks/test` enables one again, asked for by the same user and once that message was delivered.
+    """
+    found = await replica_of(request).ledger.disabled_webhooks(caller, limit)
+    return reply(
+        DisabledWebhooksPage(
+            webhooks=[
+                DisabledWebhookView(
+                    receiver=each.receiver,
+                    user_id=each.user_id,
+                    disabled_since=each.disabled_at,
+                    last_given_up_at=each.last_at,
+                )
+                for each in found
+            ]
+        )
+    )
 
 
 @routes.post(

@@ -126,6 +126,11 @@ NULLS = {
         _seen_by_all(rayhaul.ledger.read, "deliveries"),
         "tests/integration/test_api_webhooks.py::test_the_log_of_deliveries",
     ),
+    "viewer-disabled": Null(
+        "the list of disabled webhooks has one's own",
+        _seen_by_all(rayhaul.ledger.read, "disabled_webhooks"),
+        "tests/integration/test_api_webhooks.py::test_the_list_of_disabled_webhooks",
+    ),
     "viewer-command": Null(
         "the scheduler obeys the owner of a job",
         _seen_by_all(actors.scheduler.Scheduler, "command"),

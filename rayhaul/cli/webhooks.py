@@ -1,4 +1,4 @@
-"""`rayhaul webhooks`: what became of messages, and a test of a receiver."""
+"""`rayhaul webhooks`: what became of messages, which are disabled, and a test of a receiver."""
 
 from typing import Annotated
 
@@ -8,7 +8,9 @@ from rich.text import Text
 from rayhaul.cli.connect import Exit, with_client
 from rayhaul.cli.output import Json, console, moment, plain, print_json, say, table
 
-app = typer.Typer(help="Webhooks: their deliveries, and a test of a receiver.", no_args_is_help=True)
+app = typer.Typer(
+    help="Webhooks: their deliveries, which are disabled, and a test of a receiver.", no_args_is_help=True
+)
 
 
 @app.command("log")
@@ -39,6 +41,29 @@ def list_deliveries(
     # In lines of their own: they are too long for a column.
     for receiver, reason in dict.fromkeys((each.receiver, each.why) for each in page.deliveries if each.why):
         say(f"{plain(receiver)}: {plain(reason)}")
+
+
+@app.command("disabled")
+def list_disabled(
+    *,
+    limit: Annotated[int, typer.Option(help="So many, at most.", min=1, max=1000)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List webhooks that answered 410 and get no more messages; an operator sees everybody's."""
+    found = with_client(lambda client: client.disabled_webhooks(limit=limit))
+    if as_json:
+        print_json({"webhooks": found})
+        return
+    if not found:
+        say("no webhook is disabled")
+        return
+    rows = table("RECEIVER", "DISABLED", "LAST GIVEN UP", "USER")
+    for each in found:
+        rows.add_row(
+            Text(plain(each.receiver)), moment(each.disabled_since), moment(each.last_given_up_at), plain(each.user_id)
+        )
+    console().print(rows)
+    say("each is enabled again by its user, with `rayhaul webhooks test URL`; which jobs: `rayhaul webhooks log`")
 
 
 @app.command("test")

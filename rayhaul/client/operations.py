@@ -15,6 +15,8 @@ from rayhaul.wire import (
     DeadLetterPage,
     DeadLetterView,
     DeliveryPage,
+    DisabledWebhooksPage,
+    DisabledWebhookView,
     HostsPage,
     HostView,
     JobStateReport,
@@ -119,6 +121,11 @@ class Operations(Calls):
         """Return what became of webhook messages, newest first; of one job or of all that the caller may see."""
         params = params_of(jobId=job_id, limit=limit, cursor=cursor)
         return self._read(DeliveryPage, await self._http.request("GET", "/webhooks/deliveries", params=params))
+
+    async def disabled_webhooks(self, *, limit: int | None = None) -> list[DisabledWebhookView]:
+        """Return webhooks that answered 410 and get no more messages: the caller's, or for operators everybody's."""
+        answer = await self._http.request("GET", "/webhooks/disabled", params=params_of(limit=limit))
+        return self._read(DisabledWebhooksPage, answer).webhooks
 
     async def try_webhook(self, url: str) -> WebhookTestReport:
         """Have a test message sent to a receiver, once; return what came back."""

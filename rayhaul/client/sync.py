@@ -213,6 +213,7 @@ class Client:
     stop_job = _blocking(AsyncClient.stop_job)
     drain = _blocking(AsyncClient.drain)
     deliveries = _blocking(AsyncClient.deliveries)
+    disabled_webhooks = _blocking(AsyncClient.disabled_webhooks)
     try_webhook = _blocking(AsyncClient.try_webhook)
     logs = _blocking(AsyncClient.logs)
     create_key = _blocking(AsyncClient.create_key)

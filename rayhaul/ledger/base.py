@@ -115,6 +115,16 @@ class DisabledWebhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DisabledReceiver:
+    """What can be told of a disabled webhook: its URL is not known any more."""
+
+    user_id: str
+    receiver: str
+    disabled_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRecord:
     """One try to deliver a webhook message, and what became of it."""
 
@@ -355,6 +365,10 @@ class Ledger(Protocol):
 
     async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
         """Return since when the viewer's own messages are not sent to a URL; None where they are."""
+        ...
+
+    async def disabled_webhooks(self, viewer: Viewer, limit: int) -> Sequence[DisabledReceiver]:
+        """Return the disabled webhooks that the viewer may see; those first for which a message was given up last."""
         ...
 
     async def deliveries(

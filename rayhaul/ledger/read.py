@@ -16,6 +16,7 @@ from rayhaul.ledger import rows, tables
 from rayhaul.ledger.base import (
     ApiKey,
     DeliveryRecord,
+    DisabledReceiver,
     IdempotencyRecord,
     JobFilter,
     LedgerState,
@@ -225,6 +226,14 @@ def _disabled(
             if (user_id, url_id) in asked:
                 found[asked[user_id, url_id]] = disabled_at
     return found
+
+
+def disabled_webhooks(connection: sa.Connection, viewer: Viewer, limit: int) -> Sequence[DisabledReceiver]:
+    disabled = tables.webhooks_disabled
+    names = [field.name for field in fields(DisabledReceiver)]
+    query = sa.select(*(disabled.c[name] for name in names)).where(_visible(viewer, disabled.c.user_id))
+    found = connection.execute(query.order_by(disabled.c.last_at.desc()).limit(limit))
+    return [DisabledReceiver(**row) for row in found.mappings()]
 
 
 def deliveries(

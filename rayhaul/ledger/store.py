@@ -27,6 +27,7 @@ from rayhaul.ledger.base import (
     ApiKey,
     Batch,
     DeliveryRecord,
+    DisabledReceiver,
     DisabledWebhook,
     IdempotencyRecord,
     JobFilter,
@@ -251,6 +252,9 @@ class SqlLedger(Ledger):
 
     async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
         return await self._readers.call(lambda connection: read.disabled_since(connection, viewer, url, self._sealer))
+
+    async def disabled_webhooks(self, viewer: Viewer, limit: int) -> Sequence[DisabledReceiver]:
+        return await self._readers.call(lambda connection: read.disabled_webhooks(connection, viewer, limit))
 
     async def deliveries(
         self, viewer: Viewer, *, job_id: str | None = None, before_seq: int | None = None, limit: int = 50

@@ -322,7 +322,8 @@ webhooks_disabled = sa.Table(
     sa.Column("receiver", sa.Text, nullable=False),
     sa.Column("disabled_at", Moment, nullable=False),
     sa.Column("last_at", Moment, nullable=False),
-    # Those of long ago.
+    # A user's, and those of long ago.
+    sa.Index("webhooks_disabled_by_user", "user_id", "last_at"),
     sa.Index("webhooks_disabled_by_age", "last_at"),
 )
 

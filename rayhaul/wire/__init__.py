@@ -43,7 +43,14 @@ from rayhaul.wire.operations import (
     StripeView,
 )
 from rayhaul.wire.receipts import ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
-from rayhaul.wire.webhooks import DeliveryPage, DeliveryView, WebhookTestReport, WebhookTestRequest
+from rayhaul.wire.webhooks import (
+    DeliveryPage,
+    DeliveryView,
+    DisabledWebhooksPage,
+    DisabledWebhookView,
+    WebhookTestReport,
+    WebhookTestRequest,
+)
 
 __all__ = [
     "AgentJobReport",
@@ -58,6 +65,8 @@ __all__ = [
     "DeliveryPage",
     "DeliveryView",
     "Destination",
+    "DisabledWebhookView",
+    "DisabledWebhooksPage",
     "DownloadLink",
     "ErrorView",
     "EventPage",

@@ -1,4 +1,4 @@
-"""Deliveries of webhook messages, and a test of a receiver."""
+"""Deliveries of webhook messages, webhooks that are disabled, and a test of a receiver."""
 
 from pydantic import Field
 
@@ -30,6 +30,21 @@ class DeliveryPage(ResponseShape):
 
     deliveries: list[DeliveryView] = Field(description="Newest first.")
     next_cursor: str | None = Field(description="For `cursor` of the next page; null on the last one.")
+
+
+class DisabledWebhookView(ResponseShape):
+    """A URL that answered 410 to a user's message, and gets no more of that user's."""
+
+    receiver: str = Field(description="Host and port; the URL itself is not kept.")
+    user_id: str = Field(description="Whose messages it gets no more.")
+    disabled_since: Timestamp = Field(description="When it answered 410.")
+    last_given_up_at: Timestamp = Field(description="When a message for it was last given up, the first one included.")
+
+
+class DisabledWebhooksPage(ResponseShape):
+    """Disabled webhooks."""
+
+    webhooks: list[DisabledWebhookView] = Field(description="Those first for which a message was given up last.")
 
 
 class WebhookTestRequest(RequestShape):

@@ -1,9 +1,10 @@
 """Webhooks over HTTP: the log of deliveries, and a message to try a receiver with."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,49 @@ async def test_a_delivered_test_enables_a_webhook_again(site: Site, receiver: Re
     ]
     assert await site.ledger.disabled_since(Viewer("alice"), url) is None
     assert await site.ledger.disabled_since(Viewer("bob"), url) == since
+
+
+async def test_the_list_of_disabled_webhooks(site: Site) -> None:
+    """Those for which a message was given up last come first; each user the own ones, of a URL host and port alone."""
+    since = await disable(site, "https://hooks.example/s3cret", "alice", "bob")
+    given_up = since + timedelta(days=1)
+    other = DisabledWebhook(
+        user_id="alice", url="https://other.example/", receiver="other.example", disabled_at=since, last_at=given_up
+    )
+    await site.ledger.note_disabled([other], [])
+
+    async def listed(user: str, **query: str) -> list[dict[str, str]]:
+        answer = await site.http.get("/webhooks/disabled", params=query, headers=site.auth[user])
+        assert "s3cret" not in answer.text
+        webhooks: list[dict[str, str]] = answer.json()["webhooks"]
+        return webhooks
+
+    first, second = await listed("alice")
+    assert first == {
+        "receiver": "other.example",
+        "userId": "alice",
+        "disabledSince": "2026-03-01T12:00:00.000Z",
+        "lastGivenUpAt": "2026-03-02T12:00:00.000Z",
+    }
+    assert second["receiver"] == "hooks.example"
+    assert await listed("alice", limit="1") == [first]
+    assert [each["userId"] for each in await listed("bob")] == ["bob"]
+    assert sorted(each["userId"] for each in await listed("olga")) == ["alice", "alice", "bob"]
+
+
+async def test_the_command_line_lists_what_is_disabled(site: Site, tmp_path: Path) -> None:
+    """As a table, with what helps, and as JSON; that there is none is said."""
+    async with listening(site.app) as api:
+        key = site.auth["alice"]["Authorization"].partition(" ")[2]
+        environ = {**bare_environ(tmp_path), "RAYHAUL_URL": api, "RAYHAUL_API_KEY": key}
+        none = await called(environ, "webhooks", "disabled")
+        await disable(site, "https://hooks.example/", "alice", "bob")
+        found = await called(environ, "webhooks", "disabled")
+        as_json = await called(environ, "webhooks", "disabled", "--json")
+    assert (none.code, none.stdout, none.stderr) == (0, "", "no webhook is disabled\n")
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["RECEIVER", "hooks.example"]
+    assert "rayhaul webhooks test URL" in found.stderr
+    assert [each["userId"] for each in json.loads(as_json.stdout)["webhooks"]] == ["alice"]
 
 
 async def test_the_command_line_says_what_is_disabled(site: Site, receiver: Receiver, tmp_path: Path) -> None:

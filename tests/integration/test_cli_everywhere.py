@@ -41,6 +41,7 @@ ASKING = (
     ("keys", "list"),
     ("keys", "create", "alice"),
     ("webhooks", "log"),
+    ("webhooks", "disabled"),
     ("webhooks", "test", "https://hooks.example/"),
 )
 #: Those that start, stop or look at something by themselves.

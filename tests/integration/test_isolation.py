@@ -53,6 +53,7 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("GET", "/dlq"): (Kind.ANY, None),
     ("GET", "/queue"): (Kind.ANY, None),
     ("GET", "/webhooks/deliveries"): (Kind.ANY, None),
+    ("GET", "/webhooks/disabled"): (Kind.ANY, None),
     ("POST", "/webhooks/test"): (Kind.ANY, {"url": "https://hooks.invalid/"}),
     ("GET", "/metrics"): (Kind.ANY, None),
     ("GET", "/alerts"): (Kind.ANY, None),

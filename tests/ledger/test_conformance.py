@@ -32,6 +32,7 @@ from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
 from rayhaul.ledger.base import (
     Batch,
+    DisabledReceiver,
     DisabledWebhook,
     JobFilter,
     LedgerConflict,
@@ -378,6 +379,17 @@ async def test_webhooks_that_nobody_uses_are_forgotten(ledger: SqlLedger) -> Non
     await ledger.note_disabled([], [a_disabled(ANN, used, spared_days=20)])
     await ledger.note_disabled([a_disabled(ANN, new, days=31)], [])
     assert await ledger.disabled_since(ANN, used) == NOW
+    shown = [
+        DisabledReceiver(
+            user_id=ANN.user_id,
+            receiver="hooks.example",
+            disabled_at=NOW + timedelta(days=days),
+            last_at=NOW + timedelta(days=last_days),
+        )
+        for days, last_days in [(31, 31), (0, 20)]
+    ]
+    assert [await ledger.disabled_webhooks(user, 9) for user in (ANN, BOB, OPERATOR)] == [shown, [], shown]
+    assert await ledger.disabled_webhooks(ANN, 1) == shown[:1]
     assert await ledger.disabled_since(ANN, unused) is None
     assert (await counts(ledger))["webhooks_disabled"] == 2
 
