@@ -22,6 +22,7 @@ from rayhaul.ledger.base import (
     Batch,
     DeliveryRecord,
     Deposed,
+    DisabledReceiver,
     DisabledWebhook,
     IdempotencyRecord,
     JobFilter,
@@ -426,6 +427,9 @@ class ReferenceLedger(Ledger):
         raise NotImplementedError("no courier is simulated")
 
     async def disabled_since(self, viewer: Viewer, url: str) -> datetime | None:
+        raise NotImplementedError("no courier is simulated")
+
+    async def disabled_webhooks(self, viewer: Viewer, limit: int) -> Sequence[DisabledReceiver]:
         raise NotImplementedError("no courier is simulated")
 
     async def deliveries(
