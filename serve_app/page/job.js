@@ -50,7 +50,7 @@ export async function jobView(session, id) {
       facts([
         ["Status", status(job.status)], ["Source", job.url], ["In the bucket", job.result ? `${job.result.bucket}/${job.result.key}` : job.destination.key],
         ["SHA-256", job.result?.sha256], ["CRC-64/NVME", job.result?.crc64nvme], ["Attempt", job.attempt > 1 ? String(job.attempt) : null],
-        ["Handed back", job.requeues ? `${job.requeues} times` : null], ["Agents", job.agents.join(", ")], ["Priority", job.priority],
+        ["Handed back", job.requeues ? (job.requeues === 1 ? "once" : `${job.requeues} times`) : null], ["Agents", job.agents.join(", ")], ["Priority", job.priority],
         ["Asked for", moment(job.createdAt)], ["Ended", moment(job.completedAt)], ["Tries again", job.status === "queued" ? moment(job.nextAttemptAt) : null],
         ["Correlation id", job.correlationId],
       ]));
@@ -133,7 +133,7 @@ export async function jobView(session, id) {
 function drawMap(place, job, leases, partsDone = job.progress.partsDone, waitsFor = null) {
   const total = job.progress.partsTotal ?? (job.status === "completed" ? 1 : 0);
   if (!total) {
-    place.replaceChildren(el("p", { class: "hint" }, waitsFor ?? (isFinal(job) ? "None were needed." : "Known when the file has been looked at.")));
+    place.replaceChildren(el("p", { class: "hint" }, waitsFor ?? (isFinal(job) ? "It ended before there were any." : "Known when the file has been looked at.")));
     return;
   }
   const done = job.status === "completed" ? total : partsDone;

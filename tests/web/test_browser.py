@@ -117,6 +117,9 @@ async def test_what_to_do_about_a_failure(site: Site, page: Page) -> None:
     problem = page.get_by_role("alert")
     await expect(problem).to_contain_text("internal a part was lost on the way")
     await expect(problem).to_contain_text("tell the operators if it happens again")
+    await expect(page.get_by_text("Handed back", exact=True)).to_be_visible()
+    await expect(page.get_by_text("once", exact=True)).to_be_visible()
+    await expect(page.get_by_text("It ended before there were any.")).to_be_visible()
     await check_accessible(page)
 
 
@@ -237,6 +240,10 @@ async def test_a_phone_in_the_dark(site: Site, browser: Browser) -> None:
             await page.evaluate("path => { location.hash = path; }", path)
             await expect(page.get_by_role("heading", name=heading, level=1)).to_be_focused()
             assert await page.evaluate("document.documentElement.scrollWidth") <= 360, path
+            for link in await page.get_by_role("navigation").get_by_role("link").all():
+                box = await link.bounding_box()
+                assert box is not None
+                assert box["x"] + box["width"] <= 360, "no view is out of sight"
             await check_accessible(page)
 
 
