@@ -9,8 +9,6 @@ figures go to bench/results/soak.json, or where the argument says.
 """
 
 import asyncio
-import ctypes
-import gc
 import hashlib
 import json
 import os
@@ -19,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,9 +29,9 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 
 import aiohttp  # noqa: E402 - after the path is set
-import psutil  # noqa: E402
 from inprocess import quick_settings, running_service  # noqa: E402
 from origin import Origin, content_windows  # noqa: E402
+from soak_memory import Calms, Memory, quarters  # noqa: E402
 from soak_mix import LATER, Asked, Mix, draw  # noqa: E402
 from soak_upheavals import Upheavals  # noqa: E402
 from soak_weather import WEATHER, never  # noqa: E402
@@ -65,10 +63,6 @@ RETRIES_MAX = 12
 #: Looks at an object while the store is being started again, a second apart.
 LOOKS_MAX = 60
 SAMPLE_EVERY_S = 5.0
-#: What memory may grow by, of what it was: it goes up and down with the jobs under way.
-GROWTH_MAX = 0.03
-#: 16 MiB for the ledger's writer (rayhaul/ledger/connect.py), SQLite's own 2 MiB for each of the readers, statements.
-SQLITE_MIB_MAX = 40.0
 
 
 @dataclass(slots=True)
@@ -91,24 +85,11 @@ class Figures:
     doubled: list[str] = field(default_factory=list)
     #: Uploads left open at the end, under whatever keys: nobody else uploads there (ADR 9).
     orphans: list[str] = field(default_factory=list)
-    #: Once the C library has given back what is free: what it keeps for threads that are gone is nobody's.
-    rss_mib: list[float] = field(default_factory=list)
-    #: As it was before that.
-    rss_kept_mib_max: float = 0.0
-    #: Of it, what SQLite holds: caches of pages that fill up as the ledger grows, to a bound each has.
-    sqlite_mib: list[float] = field(default_factory=list)
+    #: All along, with whatever is under way.
+    busy: Memory = field(default_factory=Memory)
+    #: When nothing was under way, and at the end.
+    calm: Memory = field(default_factory=Memory)
     kinds: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def rss_growth_mib(self) -> float:
-        """Median of the last quarter over that of the second, SQLite's caches apart: the first one is warming up."""
-        rest = [rss - cache for rss, cache in zip(self.rss_mib, self.sqlite_mib, strict=True)]
-        quarter = max(1, len(rest) // 4)
-        return median(rest[-quarter:]) - median(rest[quarter : 2 * quarter] or rest)
-
-    @property
-    def is_flat(self) -> bool:
-        return self.rss_growth_mib <= GROWTH_MAX * median(self.rss_mib) and max(self.sqlite_mib) <= SQLITE_MIB_MAX
 
     @property
     def never(self) -> list[str]:
@@ -118,7 +99,7 @@ class Figures:
     @property
     def is_good(self) -> bool:
         wrong = self.corrupt or self.lost or self.doubled or self.orphans or self.never
-        return not wrong and self.completed > 0 and self.is_flat
+        return not wrong and self.completed > 0 and self.calm.is_flat
 
 
 class Soak:
@@ -144,8 +125,9 @@ class Soak:
             sampling = asyncio.create_task(self._sample())
             try:
                 async with asyncio.timeout(figures.planned_s + TAIL_S_MAX), asyncio.TaskGroup() as group:
+                    calms = Calms(JOBS_AT_ONCE, ends_s, figures.calm.sample)
                     for lane in range(JOBS_AT_ONCE):
-                        group.create_task(self._lane(lane, ends_s, client, http))
+                        group.create_task(self._lane(lane, ends_s, calms, client, http))
                     for upheaval in self.upheavals.all(ends_s):
                         group.create_task(upheaval)
             except TimeoutError:
@@ -156,15 +138,18 @@ class Soak:
                     await sampling
             self.proxy.reset()
             await self._audit_bucket()
+        figures.calm.sample()
         figures.happened = {
             "origin": self.origin.happened,
             "store": self.proxy.happened,
             "cluster": self.upheavals.happened,
         }
 
-    async def _lane(self, lane: int, ends_s: float, client: AsyncClient, http: aiohttp.ClientSession) -> None:
+    async def _lane(
+        self, lane: int, ends_s: float, calms: Calms, client: AsyncClient, http: aiohttp.ClientSession
+    ) -> None:
         rng = Random(self.figures.seed * 1000 + lane)
-        number = 0
+        number = attended = 0
         while time.monotonic() < ends_s:
             number += 1
             path = f"{lane}-{number}.bin"
@@ -180,6 +165,7 @@ class Soak:
             self.origin.remove(path)
             self.proxy.seen.clear()
             self.proxy.broken.clear()
+            attended = await calms.attend(attended)
 
     async def _audit(self, job: JobView, asked: Asked, http: aiohttp.ClientSession) -> None:
         figures = self.figures
@@ -232,24 +218,9 @@ class Soak:
         figures.lost += sorted(self.keys - stored)
 
     async def _sample(self) -> None:
-        process, libc, sqlite_bytes = psutil.Process(), ctypes.CDLL(None), sqlite_memory()
-        figures = self.figures
         while True:
-            gc.collect()
-            figures.rss_kept_mib_max = max(figures.rss_kept_mib_max, round(process.memory_info().rss / MIB, 1))
-            libc.malloc_trim(0)
-            figures.rss_mib.append(round(process.memory_info().rss / MIB, 1))
-            figures.sqlite_mib.append(round(sqlite_bytes() / MIB, 1))
+            self.figures.busy.sample()
             await asyncio.sleep(SAMPLE_EVERY_S)
-
-
-def sqlite_memory() -> Callable[[], int]:
-    """Return what tells the bytes that SQLite holds in this process (sqlite3_memory_used)."""
-    mapped = {each.path for each in psutil.Process().memory_maps() if "libsqlite3" in each.path}
-    # Some builds of Python have it in the interpreter itself.
-    told = ctypes.CDLL(next(iter(mapped), None)).sqlite3_memory_used
-    told.restype = ctypes.c_longlong
-    return told
 
 
 def _allowed(asked: Asked) -> set[str]:
@@ -297,9 +268,14 @@ async def surroundings(figures: Figures) -> AsyncIterator[Soak]:
         yield Soak(Upheavals(service, origin, proxy, store, Random(figures.seed)), bucket, figures)
 
 
-def _quarters(samples: Sequence[float]) -> list[float]:
-    quarter = max(1, len(samples) // 4)
-    return [median(samples[at : at + quarter]) for at in range(0, 4 * quarter, quarter)]
+def _told(memory: Memory) -> dict[str, Any]:
+    rss = memory.rss_mib
+    return {
+        "samples": len(rss),
+        "rss_mib": {"median": median(rss), "max": max(rss), "quarters": quarters(rss)},
+        "sqlite_mib": {"max": max(memory.sqlite_mib), "quarters": quarters(memory.sqlite_mib)},
+        "rest_mib": {"quarters": [round(each, 1) for each in quarters(memory.rest_mib)]},
+    }
 
 
 def report(figures: Figures) -> dict[str, Any]:
@@ -308,16 +284,8 @@ def report(figures: Figures) -> dict[str, Any]:
         "happened": {where: dict(sorted(counts.items())) for where, counts in figures.happened.items()},
         "never": figures.never,
         "kinds": dict(sorted(figures.kinds.items())),
-        "rss_growth_mib": round(figures.rss_growth_mib, 1),
-        "rss_mib": {
-            "samples": len(figures.rss_mib),
-            "first": figures.rss_mib[0],
-            "median": median(figures.rss_mib),
-            "last": figures.rss_mib[-1],
-            "max": max(figures.rss_mib),
-            "quarters": _quarters(figures.rss_mib),
-        },
-        "sqlite_mib": {"max": max(figures.sqlite_mib), "quarters": _quarters(figures.sqlite_mib)},
+        "busy": _told(figures.busy),
+        "calm": _told(figures.calm) | {"growth_mib": round(figures.calm.growth_mib, 1)},
     }
     for name in ("corrupt", "lost", "doubled", "orphans"):
         told[f"{name}_count"] = len(getattr(figures, name))
