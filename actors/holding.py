@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
+from rayhaul.origins import host_of
 from tasks.mirrors import AT_GATE
 from tasks.pace import Rate
 from tasks.rooms import AT_MEMORY
@@ -41,7 +42,8 @@ class Held:
             return frozenset()
         others = self.order.other_grants if isinstance(self.order, TransferOrder) else ()
         grants = (self.order.grant, *(source.grant for source in self.order.mirrors), *others)
-        return frozenset(grant.host for grant in grants if grant is not None)
+        # Its requests begin at the URL, which may only lead to where the bytes are.
+        return frozenset((host_of(self.order.url), *(grant.host for grant in grants if grant is not None)))
 
     @property
     def limits(self) -> frozenset[str]:

@@ -257,6 +257,16 @@ class Hosts:
         """Return what an agent may use from now on, for each host where it has leases or connections."""
         return tuple(self.grant(agent, host, now_s) for host in sorted(self._hosts_of_agent.get(agent, ())))
 
+    def pauses(self, agent: str, uses: Iterable[HostUse], now_s: float) -> tuple[HostGrant, ...]:
+        """Tell an agent of hosts that it has no share of, and which pause: its requests may lead through them."""
+        mine = self._hosts_of_agent.get(agent, set())
+        paused = [(use, self.pause_until_s(use.host, now_s)) for use in uses if use.host not in mine]
+        return tuple(
+            HostGrant(host=use.host, connections=use.granted, version=use.version, pause_s=until_s - now_s)
+            for use, until_s in paused
+            if until_s is not None
+        )
+
     def grant(self, agent: str, host: str, now_s: float) -> HostGrant:
         """Tell an agent its share at one host: as much as the others have left of it by now."""
         site = self._sites.setdefault(host, _Site())

@@ -324,7 +324,10 @@ class Scheduler:
             acknowledged=frozenset(notice.notice_id for notice in report.notices),
             refused=refused,
             revoked=report.held - mine - orders,
-            hosts=book.hosts.grants(report.agent, now_s),
+            hosts=(
+                *book.hosts.grants(report.agent, now_s),
+                *book.hosts.pauses(report.agent, report.hosts, now_s),
+            ),
             rates=book.rates.grants(report.agent, now_s),
         )
 

@@ -191,6 +191,8 @@ class SourceBusy(SourceError):
 
     code = "source_busy"
     retryable = True
+    #: `host:port` of who asks for it, where that may be another one than was to be asked: redirects lead to others.
+    host: str | None = None
 
 
 class SourceFailed(SourceError):

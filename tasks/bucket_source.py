@@ -7,11 +7,12 @@ Laws of this file:
    look as if the bucket that we write to was in trouble.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from rayhaul.errors import SinkBusy, SourceBusy, SourceError, SourceNotFound, SourceRefused
 from rayhaul.job import Metadata
+from rayhaul.origins import host_of
 from rayhaul.policy.naming import clean, filename_of
 from rayhaul.settings import EgressSettings, SourceSettings
 from tasks.bucket_rules import BucketRules, StoredObject
@@ -46,7 +47,8 @@ class BucketTransport:
             head = await self._sink.head_of(found.bucket, found.key)
         except Refusal as refusal:
             raise _as_source(refusal) from refusal
-        rangeable = head.size_bytes > 0 and await self._serves_ranges(found)
+        with _refused_as(link):
+            rangeable = head.size_bytes > 0 and await self._serves_ranges(found)
         return Metadata(
             size_bytes=head.size_bytes if head.size_bytes >= 0 else None,
             content_type=head.content_type,
@@ -63,22 +65,25 @@ class BucketTransport:
     async def open_range(
         self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with open_range(
-            self._client,
-            url=await self._presigned(self._rules.check(link.url)),
-            headers={},
-            pin=pin,
-            first_byte=first_byte,
-            end_byte=end_byte,
-            checksum_tells=checksum_tells,
-        ) as body:
-            yield body
+        url = await self._presigned(self._rules.check(link.url))
+        with _refused_as(link):
+            async with open_range(
+                self._client,
+                url=url,
+                headers={},
+                pin=pin,
+                first_byte=first_byte,
+                end_byte=end_byte,
+                checksum_tells=checksum_tells,
+            ) as body:
+                yield body
 
     @asynccontextmanager
     async def open_whole(self, link: Link, *, pin: Metadata) -> AsyncIterator[AsyncIterator[bytes]]:
         url = await self._presigned(self._rules.check(link.url))
-        async with open_whole(self._client, url=url, headers={}, pin=pin) as body:
-            yield body
+        with _refused_as(link):
+            async with open_whole(self._client, url=url, headers={}, pin=pin) as body:
+                yield body
 
     async def _serves_ranges(self, found: StoredObject) -> bool:
         """Only a 206 proves it: rclone's server answers 200 with the range."""
@@ -93,6 +98,16 @@ class BucketTransport:
             return await self._sink.calls.presign_get(found.bucket, found.key)
         except Refusal as refusal:
             raise _as_source(refusal) from refusal
+
+
+@contextmanager
+def _refused_as(link: Link) -> Iterator[None]:
+    """Have what the store refuses told of the bucket: by that its connections are counted."""
+    try:
+        yield
+    except SourceBusy as busy:
+        busy.host = host_of(link.url)
+        raise
 
 
 def _as_source(refusal: Refusal) -> SourceError:

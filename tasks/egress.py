@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from rayhaul.errors import (
+    SourceBusy,
     SourceRefused,
 )
 from rayhaul.metrics import EGRESS_DENIED, Meter
@@ -229,6 +230,9 @@ class GuardedClient:
             raise
         try:
             yield answer
+        except SourceBusy as busy:
+            busy.host = busy.host or host_of(answer.final_url)
+            raise
         finally:
             answer.close()
 

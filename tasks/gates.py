@@ -3,7 +3,8 @@
 Laws of this file:
 1. A grant is for all leases of the process together. One that shrinks stops nothing that is under way: the next request
    waits until there are fewer.
-2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business.
+2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business. After redirects
+   the one that refuses may be another one than bytes come from, or than was asked: then it is told of that one.
 3. Nobody waits for ever: after `WAIT_S_MAX`, a look at metadata later, the source counts as busy, and what follows is
    as for its own refusal.
 """
@@ -25,9 +26,16 @@ _GATES_MAX = 1000
 
 
 class HostGate:
-    def __init__(self, host: str, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        host: str,
+        monotonic: Callable[[], float],
+        elsewhere: Callable[[str, float | None], None] = lambda _host, _retry_after_s: None,
+    ) -> None:
+        """`elsewhere` is told of another host that has refused in a turn here, and of its Retry-After."""
         self.host = host
         self._monotonic = monotonic
+        self._elsewhere = elsewhere
         #: None before the first grant: as many as are asked for.
         self._granted: int | None = None
         self._version = 0
@@ -49,11 +57,15 @@ class HostGate:
         self._wake()
 
     @asynccontextmanager
-    async def turn(self, waiting: Callable[[], None], *, wait_s_max: float | None = None) -> AsyncIterator[None]:
+    async def turn(
+        self, waiting: Callable[[], None], *, wait_s_max: float | None = None, way: str | None = None
+    ) -> AsyncIterator[None]:
         """Hold a connection for the time of the block; before, where it has to wait, `waiting` is called now and then.
 
+        `way`: the host that requests begin at, which only leads here, and is waited for by itself (`rested`): what that
+        one refuses, this one has not. Where redirects lead from here nobody knows: a refusal there is taken for both's.
         Raises: SourceBusy where there is none for `wait_s_max` (None: `WAIT_S_MAX`), or the host pauses for longer than
-        `WAIT_S_MAX`. One out of the block is the host's own.
+        `WAIT_S_MAX`. One out of the block is that of the host that it names.
         """
         if not self.is_free:
             await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max)
@@ -61,11 +73,29 @@ class HostGate:
         try:
             yield
         except SourceBusy as error:
-            self.refuse(error.retry_after_s)
+            refuser = error.host or self.host
+            if refuser != way:
+                self.refuse(error.retry_after_s)
+            if refuser != self.host:
+                self._elsewhere(refuser, error.retry_after_s)
             raise
         finally:
             self.used -= 1
             self._wake()
+
+    async def rested(self, waiting: Callable[[], None]) -> None:
+        """Return once the host does not pause any more. Raises: SourceBusy where that is longer than `WAIT_S_MAX`."""
+        while (pause_s := self._pause_s()) > 0:
+            if pause_s > WAIT_S_MAX:
+                raise SourceBusy(f"{self.host} asked to be left alone.", retry_after_s=pause_s)
+            waiting()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_ROUND_S, pause_s)):
+                    await self._changed.wait()
+
+    @property
+    def is_rested(self) -> bool:
+        return self._pause_s() <= 0
 
     def refuse(self, retry_after_s: float | None) -> None:
         """Note that the host has just refused a request."""
@@ -140,6 +170,10 @@ class Gates:
         gate.take(grant)
         return gate
 
+    def on_the_way(self, host: str) -> HostGate:
+        """Return the gate of a host that only leads to where bytes are: its pauses count, its connections do not."""
+        return self._gate(host)
+
     def take(self, grants: Iterable[HostGrant]) -> None:
         """Go by what the scheduler grants. Of a host that is not known here any more, nothing is needed."""
         for grant in grants:
@@ -148,9 +182,13 @@ class Gates:
 
     def note(self, url: str, error: RayhaulError) -> None:
         """Note how a request outside the gates failed."""
-        host = host_of(url)
-        if isinstance(error, SourceBusy) and (host in self._gates or len(self._gates) < _GATES_MAX):
-            self._gate(host).refuse(error.retry_after_s)
+        if isinstance(error, SourceBusy):
+            for host in {host_of(url), error.host or host_of(url)}:
+                self._refused(host, error.retry_after_s)
+
+    def _refused(self, host: str, retry_after_s: float | None) -> None:
+        if host in self._gates or len(self._gates) < _GATES_MAX:
+            self._gate(host).refuse(retry_after_s)
 
     def uses(self, needed: Collection[str]) -> tuple[HostUse, ...]:
         """Return what there is to tell, and forget the hosts of which there is nothing and that are not `needed`."""
@@ -167,5 +205,5 @@ class Gates:
 
     def _gate(self, host: str) -> HostGate:
         if host not in self._gates:
-            self._gates[host] = HostGate(host, self._monotonic)
+            self._gates[host] = HostGate(host, self._monotonic, self._refused)
         return self._gates[host]

@@ -56,10 +56,14 @@ class Supply:
         gate: HostGate | None,
         line: Line,
         pin: Metadata | None,
+        way: Callable[[str], HostGate] | None = None,
         index: int | None = None,
         in_pieces: bool = False,
     ) -> None:
-        """`by` returns the transport of a link; `index`: where a document names it, that `source.index` stands for."""
+        """`by` returns the transport of a link; `index`: where a document names it, that `source.index` stands for.
+
+        `way` returns the gate of the host that a request begins at; None: where that leads is not known.
+        """
         #: Which of the job's sources its bytes count as.
         self.source = source.index
         #: What it is called within the order.
@@ -71,6 +75,7 @@ class Supply:
         #: Whether what it brings is compared piece by piece.
         self.in_pieces = in_pieces
         self.gate = gate
+        self._way = way
         self.line = line
         #: The version that its answers must show; None before it was looked at.
         self.pin = pin
@@ -108,9 +113,24 @@ class Supply:
         if self.gate is None:
             yield
             return
-        async with self.gate.turn(lambda: control.doing(AT_GATE)):
+        first = self._first_gate
+        if first is not None:
+            await first.rested(lambda: control.doing(AT_GATE))
+        async with self.gate.turn(lambda: control.doing(AT_GATE), way=None if first is None else first.host):
             control.doing("moving bytes")
             yield
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request that comes now would not have to wait."""
+        first = self._first_gate
+        return self.gate is None or (self.gate.is_free and (first is None or first.is_rested))
+
+    @property
+    def _first_gate(self) -> HostGate | None:
+        """Of the host that only leads to the one the bytes are at; None where it is the same."""
+        first = host_of(self.links.current.url)
+        return None if self._way is None or self.gate is None or first == self.gate.host else self._way(first)
 
 
 class Supplies:
@@ -150,6 +170,7 @@ class Supplies:
             ),
             transports.by,
             gate=None if gates is None else gates.of(order.grant),
+            way=None if gates is None else gates.on_the_way,
             line=line.towards(main_host),
             pin=order.pin,
         )
@@ -231,7 +252,7 @@ class Supplies:
 
     def _standings(self, *, ranges: bool) -> dict[int, Standing]:
         return {
-            supply.index: supply.standing.at_gate(is_free=supply.gate is None or supply.gate.is_free)
+            supply.index: supply.standing.at_gate(is_free=supply.is_free)
             for supply in self._all.values()
             if supply.serves(ranges=ranges)
         }

@@ -27,6 +27,7 @@ from rayhaul.settings import MIB, EgressSettings, S3Settings, SourceSettings, Tr
 from tasks.budget import ByteBudget
 from tasks.checksum import crc_text
 from tasks.egress import GuardedClient
+from tasks.gates import Gates
 from tasks.links import Link, Refresh
 from tasks.pace import Pace
 from tasks.probe import probe
@@ -109,6 +110,7 @@ class Bench:
         self.memory = ByteBudget(MEMORY)
         self.refresh: Refresh | None = None
         self.paces: Mapping[str, Pace] = {}
+        self.gates: Gates | None = None
         #: None: HTTP alone.
         self.transports: Transports | None = None
         self.prefix = f"test/{uuid.uuid4()}"
@@ -188,6 +190,7 @@ class Bench:
                 rng=Random(1),
                 stripe=stripe,
                 refresh=self.refresh,
+                gates=self.gates,
                 paces=self.paces,
                 transports=self.transports,
             )

@@ -26,10 +26,12 @@ from rayhaul.errors import (
     SourceNotFound,
     SourceRefused,
 )
+from rayhaul.origins import HostGrant
 from rayhaul.settings import MIB, SourceSettings, SourcesSettings
 from serve_app.seaweed import Seaweed
 from tasks.bucket_rules import BucketRules
 from tasks.bucket_source import BucketTransport
+from tasks.gates import Gates
 from tasks.sink import Sink
 from tasks.transports import Transports
 
@@ -198,6 +200,18 @@ async def test_a_store_that_shows_no_object(bench: Bench, fault: Fault | None, k
     with pytest.raises(kind) as caught:
         await bench.order_of(f"s3://{BUCKET}/{new_key()}")
     assert type(caught.value) is kind
+
+
+async def test_a_store_that_is_busy(bench: Bench) -> None:
+    """It is the bucket that is slowed: nobody counts connections of the store's address."""
+    order = await bench.order_of(await put(bench.sink, new_key(), size=1000))
+    bench.gates = Gates(asyncio.get_running_loop().time)
+    bench.proxy.fail("other", Fault(status=503, code="SlowDown"))
+    granted = HostGrant(host=f"s3:{BUCKET}", connections=1, version=1)
+    await bench.check(order, await bench.run(replace(order, grant=granted)), 1000)
+    told = {use.host: use.refused_ago_s for use in bench.gates.uses(())}
+    assert told.keys() == {granted.host}
+    assert told[granted.host] is not None
 
 
 async def test_rules_hold_for_each_open(bench: Bench) -> None:

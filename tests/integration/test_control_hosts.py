@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from control_rig import HandAgent, Rig, rig_with
 
@@ -124,3 +125,23 @@ async def test_a_host_that_asks_to_be_left_alone() -> None:
         assert (fine.connections_max, fine.backing_off_until) == (8, None)
         await rig.live(31)
         assert [order.context.job_id for order in (*first.probes, *second.probes)] == [looking]
+
+
+async def test_a_host_that_only_leads_on() -> None:
+    """Nobody has bytes of it, so nobody has a share; who asks it all the same is told that it rests, and how long."""
+    async with rig_with(hosts={"connections_max": 8}) as rig:
+        first, second = await rig.begin(2)
+        quiet = rig.enter("agent-3")
+        asks = HostUse(host="door.example:443", connections=0, granted=0, version=0)
+        first.uses = (replace(asks, refused_ago_s=0.1, pause_s=30.0),)
+        second.uses = (asks,)
+        await rig.beat()
+        await rig.beat()
+        for agent in (first, second):
+            assert 28 < agent.granted["door.example:443"].pause_s <= 30
+        assert "door.example:443" not in quiet.granted
+        (shown,) = await rig.scheduler.hosts(Viewer("olga", Role.OPERATOR))
+        assert (shown.host, shown.connections_max, shown.backing_off_until is not None) == ("door.example:443", 4, True)
+        first.uses = (asks,)
+        await rig.live(31)
+        assert first.granted == {}

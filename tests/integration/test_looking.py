@@ -22,8 +22,8 @@ from tasks.transports import Transports
 class Looker:
     """An agent's looks, by HTTP."""
 
-    def __init__(self, connect: Connect, origin: Origin) -> None:
-        client, settings = connect(), Settings()
+    def __init__(self, connect: Connect, origin: Origin, *others: str) -> None:
+        client, settings = connect(*others), Settings()
         self.origin = origin
         self.gates = Gates(time.monotonic)
         self.looking = Looking(
@@ -96,3 +96,18 @@ async def test_a_host_that_refuses_a_look(looker: Looker, *, is_granted: bool) -
     (use,) = looker.gates.uses(())
     assert use.refused_ago_s is not None
     assert 0 < use.pause_s <= 1
+
+
+async def test_a_host_that_leads_to_one_that_refuses(origin: Origin, connect: Connect) -> None:
+    """Both are slowed: where else the first one would lead, nobody knows."""
+    async with Origin() as other:
+        looker = Looker(connect, origin, other.host_port)
+        other.add("f.bin", size=SIZE, status=503, retry_after="3")
+        url = origin.add("f.bin", redirect_to=f"{other.base_url}/f.bin")
+        for grant in (looker.grant(1), None):
+            with pytest.raises(SourceBusy):
+                await looker.looking.look(looker.order(url, grant))
+            uses = {use.host: use for use in looker.gates.uses(())}
+            assert uses.keys() == {origin.host_port, other.host_port}
+            assert all(2 < use.pause_s <= 3 for use in uses.values())
+            looker.gates = looker.looking._gates = Gates(time.monotonic)
