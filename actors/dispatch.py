@@ -19,7 +19,7 @@ from actors.book import Book
 from actors.decisions import give_up
 from actors.draft import Draft
 from actors.host_turns import HostTurns
-from actors.losses import probes_used
+from actors.losses import probes_used, requeue_probes
 from actors.pending import Asked, Pending
 from actors.ports import AgentPool, QueueView
 from actors.sweeping import Sweeping
@@ -202,6 +202,9 @@ class Dispatch:
             self._orders[names[index % len(names)]].append(order)
 
     def _decide_probes(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
+        in_vain = [(order_id, book.probing[order_id]) for order_id in book.hosts.looks_in_vain(draft.now_s)]
+        # Their agents hear of it with their next reports. A suspect would only be given to such an agent again.
+        requeue_probes(draft, book, [look for look in in_vain if look[1].job_id not in book.suspects])
         slots = self._settings.agent.probe_slots
         used = probes_used(book)
         spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free if r.agent not in self._closed})

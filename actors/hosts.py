@@ -49,6 +49,8 @@ class _Site:
     mirrored: set[str] = field(default_factory=set)
     #: Looks that ask it first.
     looks: set[str] = field(default_factory=set)
+    #: Of the connections that are wanted, those for looks, by agent.
+    looking: Counter[str] = field(default_factory=Counter)
     shares: dict[str, _Share] = field(default_factory=dict)
     #: Who should have how many; None: to be made anew.
     targets: Mapping[str, int] | None = None
@@ -118,13 +120,17 @@ class Hosts:
         self.drop_look(order_id)
         self._look[order_id] = (agent, hosts)
         for host in hosts:
-            self._want(host, agent, 1)
+            self._want(host, agent, 1).looking[agent] += 1
         self._sites[hosts[0]].looks.add(order_id)
 
     def drop_look(self, order_id: str) -> None:
         agent, hosts = self._look.pop(order_id, ("", ()))
         for host in hosts:
-            self._unwant(host, agent, 1).looks.discard(order_id)
+            site = self._unwant(host, agent, 1)
+            site.looks.discard(order_id)
+            site.looking[agent] -= 1
+            if site.looking[agent] == 0:
+                del site.looking[agent]
 
     def _want(self, host: str, agent: str, connections: int) -> _Site:
         site = self._sites.setdefault(host, _Site())
@@ -191,9 +197,19 @@ class Hosts:
             return self._targets(site, host)[agent] > 0
         return len({*site.wants, *others, agent}) <= self._connections(host)
 
+    def looks_in_vain(self, now_s: float) -> Sequence[str]:
+        """Return the looks whose agents have no connection at the host, and are to have none while others want them."""
+        return [order_id for order_id, (agent, hosts) in self._look.items() if self._is_in_vain(agent, hosts[0], now_s)]
+
+    def _is_in_vain(self, agent: str, host: str, now_s: float) -> bool:
+        site = self._sites[host]
+        share = site.shares[agent]
+        has_none = share.told == 0 and share.connections == 0 and self._targets(site, host)[agent] == 0
+        return has_none and self.pause_until_s(host, now_s) is None
+
     def _targets(self, site: _Site, host: str) -> Mapping[str, int]:
         if site.targets is None:
-            site.targets = policy.shares(self._connections(host), site.wants)
+            site.targets = policy.shares(self._connections(host), site.wants, site.looking)
         return site.targets
 
     def _connections(self, host: str) -> int:

@@ -14,12 +14,16 @@ congestion avoidance", 1989; the burst is TCP's one reduction a round trip (RFC 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from types import MappingProxyType
 
 from rayhaul.settings import HostsSettings
 
 #: What was on its way when agents heard of a decrease comes back refused within this: a heartbeat to tell the
 #: scheduler, one to tell the others, and the host's time to answer.
 BURST_S = 3.0
+
+
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +88,19 @@ def shifted(budget: Budget, by_s: float) -> Budget:
     )
 
 
-def shares(connections: int, wants: Mapping[str, int]) -> Mapping[str, int]:
+def shares(connections: int, wants: Mapping[str, int], looks: Mapping[str, int] = _NONE) -> Mapping[str, int]:
     """Divide connections between agents: nobody gets more than it wants, and what one leaves goes to the others.
 
-    Where they are fewer than the agents, those go without that want the most: a look at metadata is over soon.
+    Where they are fewer than the agents, those go without that want the most: a look at metadata is over soon. `looks`
+    are those among the wants. An agent that has a connection does not lose it for the look that it has it for, too.
 
     >>> shares(10, {"a": 8, "b": 1, "c": 8})
     {'b': 1, 'a': 5, 'c': 4}
+    >>> shares(1, {"a": 9, "b": 8}, looks={"a": 1})
+    {'a': 1, 'b': 0}
     """
     left, found = connections, {}
-    ranked = sorted(wants, key=lambda agent: (wants[agent], agent))
+    ranked = sorted(wants, key=lambda agent: (wants[agent] - looks.get(agent, 0), agent))
     for index, agent in enumerate(ranked):
         found[agent] = min(wants[agent], ceil(left / (len(ranked) - index)))
         left -= found[agent]

@@ -145,3 +145,37 @@ async def test_a_host_that_only_leads_on() -> None:
         first.uses = (asks,)
         await rig.live(31)
         assert first.granted == {}
+
+
+async def test_a_look_that_waits_in_vain_goes_to_another_agent() -> None:
+    """Two agents have a connection each, and a look besides; then the host bears one alone. Who has none of it gives
+    its look back at once, for the other one to make.
+    """
+    async with rig_with(hosts={"connections_max": 2}, agent={"slots": 2, "probe_slots": 1}) as rig:
+        kept, lost = await rig.begin(2)
+        await rig.submit(2, url=SLOW)
+        for agent in (kept, lost):
+            await looked_at(rig, agent)
+        assert [len(agent.transfers) for agent in (kept, lost)] == [1, 1]
+        # So that the look is not for it.
+        (other_id,) = await rig.submit(1, url=FINE)
+        await rig.beat()
+        (job_id,) = await rig.submit(1, url=SLOW)
+        for _ in range(3):
+            heed([kept, lost])
+            await rig.beat()
+        assert [[order.context.job_id for order in agent.probes] for agent in (kept, lost)] == [[other_id], [job_id]]
+        lost.uses = tuple(
+            replace(use, refused_ago_s=0.1) if use.host == "slow.example:443" else use for use in lost.uses
+        )
+        await rig.beat()
+        kept.find_all()
+        for _ in range(4):
+            heed([kept, lost])
+            await rig.beat()
+        assert [agent.granted["slow.example:443"].connections for agent in (kept, lost)] == [1, 0]
+        assert [[order.context.job_id for order in agent.probes] for agent in (kept, lost)] == [[job_id], []]
+        assert kept.probes[0].grant == kept.granted["slow.example:443"]
+        kept.find_all()
+        await rig.beat()
+        assert (await rig.job(job_id)).metadata is not None
