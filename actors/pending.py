@@ -24,6 +24,8 @@ class Setback:
     until_s: float
     #: The one it befell last: others are taken first.
     agent: str
+    #: What befell whom, in a sentence each, until the job's history tells it with the next stripe.
+    untold: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

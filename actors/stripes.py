@@ -10,7 +10,7 @@ Laws of this file (ADR 7):
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.book import Book
 from actors.draft import Draft
@@ -72,10 +72,19 @@ def join(draft: Draft, job: Job, holder: Holder, first_part: int, end_part: int)
     draft.transition(
         job,
         JobEvent.STARTED,
-        {**told, "firstPart": first_part, "endPart": end_part},
+        {**told, "firstPart": first_part, "endPart": end_part, **_told_setbacks(draft, job)},
         epoch=lease.epoch,
         agents=job.agents if holder.agent in job.agents else (*job.agents, holder.agent),
     )
+
+
+def _told_setbacks(draft: Draft, job: Job) -> Mapping[str, str]:
+    """Return what the history has not told yet of stripes that came back: why parts are begun again, and so late."""
+    before = draft.setback(job.id)
+    if before is None or not before.untold:
+        return {}
+    draft.put_setback(job.id, replace(before, untold=()))
+    return {"setback": "; ".join(before.untold)}
 
 
 def trim(draft: Draft, lease: Lease, notice: Trimmed) -> None:
@@ -115,7 +124,8 @@ def set_back(draft: Draft, job: Job, agent: str, wait_s: Callable[[int], float],
     """Note that a stripe came back while others go on: its parts wait for another agent, longer each time."""
     before = draft.setback(job.id)
     count = 1 if before is None else before.count + 1
-    draft.put_setback(job.id, Setback(count, draft.now_s + wait_s(count), agent))
+    untold = (*(() if before is None else before.untold), f"{agent}: {why}")[-_SETBACKS_MAX:]
+    draft.put_setback(job.id, Setback(count, draft.now_s + wait_s(count), agent, untold))
     log.warning("a stripe came back, the others go on: %s", why, extra={"jobId": job.id})
 
 
@@ -123,7 +133,7 @@ def note_parts(draft: Draft, job: Job) -> None:
     """Forget setbacks once parts come in and nothing has happened for a while."""
     before = draft.setback(job.id)
     if before is not None and draft.now_s > before.until_s + _FORGIVEN_S:
-        draft.put_setback(job.id, None)
+        draft.put_setback(job.id, replace(before, count=0) if before.untold else None)
 
 
 def may_publish(draft: Draft, job: Job, lease: Lease) -> bool:

@@ -28,7 +28,7 @@ from rayhaul.alert_file import read_scaling_rule
 from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure, RayhaulError, SinkRefused
 from rayhaul.ids import NewId
-from rayhaul.job import FINAL, Job, JobResult, JobSpec, JobStatus, Metadata, utc
+from rayhaul.job import FINAL, EventRecord, Job, JobResult, JobSpec, JobStatus, Metadata, utc
 from rayhaul.lease import (
     AbortOrder,
     AgentReport,
@@ -561,7 +561,10 @@ class Rig:
         return [job.id for job in await self.ledger.jobs(EVERYTHING, JobFilter(dead_lettered=True, limit=1000))]
 
     async def events(self, job_id: str) -> list[str]:
-        return [str(record.event) for record in await self.ledger.history(EVERYTHING, job_id)]
+        return [str(record.event) for record in await self.history(job_id)]
+
+    async def history(self, job_id: str) -> Sequence[EventRecord]:
+        return await self.ledger.history(EVERYTHING, job_id)
 
     async def all_final(self, job_ids: Sequence[str]) -> bool:
         return all(status in FINAL for status in (await self.statuses(job_ids)).values())

@@ -95,8 +95,8 @@ export async function jobView(session, id) {
     if (seen.has(event.seq)) return;
     seen.add(event.seq);
     isTold = ENDS.includes(event.event);
-    const { agent, code, message, attempt } = event.payload;
-    const more = [attempt ? `attempt ${attempt}` : "", agent, code, message].filter(Boolean).join(" · ");
+    const { agent, code, message, attempt, setback } = event.payload;
+    const more = [attempt ? `attempt ${attempt}` : "", agent, code, message, setback ? `after ${setback}` : ""].filter(Boolean).join(" · ");
     history.append(el("li", {}, el("time", { datetime: event.ts }, clock(event.ts)), el("strong", {}, WORDS[event.event] ?? event.event), more ? el("span", { class: "hint" }, ` ${more}`) : ""));
   }
 

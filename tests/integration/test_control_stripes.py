@@ -11,7 +11,7 @@ from control_rig import EVERYTHING, HandAgent, Rig, rig_with
 
 from actors.ports import Command
 from rayhaul.errors import AgentLost, Failure, SourceBusy, SourceChanged
-from rayhaul.job import JobStatus
+from rayhaul.job import JobEvent, JobStatus
 from rayhaul.lease import Lease, SessionState, Swept, TransferOrder
 from rayhaul.metrics import FENCED_WRITES
 from rayhaul.settings import MIB
@@ -277,6 +277,27 @@ async def test_a_lost_agent_s_parts_go_to_another() -> None:
         taken = [lease for lease in await leases(rig) if lease.first_part == stripe.first_part + 1]
         assert [lease.end_part for lease in taken] == [stripe.end_part]
         assert taken[0].agent not in {agent.name for agent, _ in held if agent is not lost}
+        # Who asks why it took so long is told, once.
+        begun = [record.payload for record in await rig.history(job_id) if record.event is JobEvent.STARTED]
+        assert {payload["leaseId"]: payload["setback"] for payload in begun if "setback" in payload} == {
+            taken[0].lease_id: f"{lost.name}: {lost.name} restarted"
+        }
+
+
+async def test_setbacks_are_told_with_whatever_stripe_comes_next() -> None:
+    """Also long after, where nobody was left to take the parts but who has the rest."""
+    async with scene(agents=2) as (rig, _):
+        job_id = await large(rig)
+        (first, one), (second, two) = await widened(rig, job_id)
+        second.tell_failed(two, SourceBusy("it is busy").failure())
+        await rig.live(5)
+        assert two.lease_id not in second.held
+        second.alive = False
+        await rig.live(200)
+        await send_all(rig, first, one, end_part=first.asked[0].end_part)
+        *_, again, last = [record.payload for record in await rig.history(job_id)]
+        assert (again["agent"], again["setback"]) == (second.name, f"{second.name}: it is busy")
+        assert (last["agent"], last["setback"]) == (first.name, f"{second.name}: {second.name} is silent")
 
 
 async def test_a_lost_agent_that_had_it_for_long_is_not_charged_to_the_job() -> None:
