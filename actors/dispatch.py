@@ -6,8 +6,8 @@ Laws of this file:
 """
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,9 +21,8 @@ from actors.draft import Draft
 from actors.host_turns import HostTurns
 from actors.losses import probes_used, requeue_probes
 from actors.pending import Asked, Pending
-from actors.ports import AgentPool, QueueView
+from actors.ports import AgentPool
 from actors.sweeping import Sweeping
-from rayhaul.capacity import AgentState, Capacity
 from rayhaul.contents import has_file_of
 from rayhaul.errors import ChecksumMismatch, RayhaulError
 from rayhaul.ids import NewId
@@ -42,23 +41,11 @@ from rayhaul.lease import (
     UploadSession,
 )
 from rayhaul.ledger.base import Ledger, Role, Viewer
-from rayhaul.metrics import (
-    QUEUE_DEPTH,
-    QUEUE_DLQ_DEPTH,
-    QUEUE_OLDEST_AGE,
-    SINK_PARKED,
-    WORKER_CAPACITY,
-    WORKER_CAPACITY_AVG,
-    WORKER_OFFLINE,
-    WORKERS,
-    Meter,
-)
 from rayhaul.origins import host_of, host_of_job, sources_from
 from rayhaul.policy import parking
 from rayhaul.policy.held_back import choose
 from rayhaul.policy.planning import expected_checksum, plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
-from rayhaul.policy.scaling import average_pct
 from rayhaul.policy.scheduling import Load, Spread
 from rayhaul.settings import Settings
 
@@ -113,22 +100,23 @@ class Dispatch:
         self._asks = self._striping.decide(draft, book, self._room(draft, book, free))
 
     async def act(self, draft: Draft, book: Book) -> None:
-        """Send what the commit has made true."""
+        """Send what the commit has made true, once."""
         now_s = draft.now_s
         self._taken.clear()
+        to_send, self._orders = self._orders, defaultdict(list)
         leases, self._unsent = [*self._unsent, *draft.granted], []
         for lease in leases:
             if lease.lease_id not in book.leases:
                 continue
             try:
-                self._orders[lease.agent].append(await self._transfer_order(book, lease, now_s))
+                to_send[lease.agent].append(await self._transfer_order(book, lease, now_s))
             except RayhaulError as error:
                 log.warning("lease not sent yet: %s", error.message, extra={"jobId": lease.job_id, "code": error.code})
                 self._unsent.append(lease)
         for agent, lease_ids in draft.revokes.items():
-            await self._pool.revoke(agent, lease_ids)
+            await _sent(agent, self._pool.revoke(agent, lease_ids))
         await self._ask(book, now_s)
-        for agent, orders in self._orders.items():
+        for agent, orders in to_send.items():
             record = book.agents.get(agent)
             incarnation = "" if record is None else record.incarnation
             for index, order in enumerate(orders):
@@ -139,8 +127,7 @@ class Dispatch:
                     orders[index] = book.begin_look(order, sent)
                 elif isinstance(order, AbortOrder):
                     book.aborting[order.session_id] = Pending(order.context.job_id, agent, incarnation, now_s)
-            await self._pool.assign(agent, orders)
-        self._orders.clear()
+            await _sent(agent, self._pool.assign(agent, orders))
 
     async def _under_its_job(self, order: AbortOrder, book: Book) -> AbortOrder:
         """Return the order with its job's correlation id and epoch; a job that is over is known to the ledger alone."""
@@ -162,7 +149,7 @@ class Dispatch:
                 book.asked[order.lease_id] = Asked(now_s, shared=before is not None and before.shared)
                 asks[agent].append(order)
         for agent, orders in asks.items():
-            await self._pool.trim(agent, orders)
+            await _sent(agent, self._pool.trim(agent, orders))
         self._asks = ()
 
     def put_back(self, draft: Draft) -> None:
@@ -393,27 +380,13 @@ class Dispatch:
         parts = await self._ledger.parts(session.session_id)
         return tuple(part for part in parts if lease.first_part <= part.number < lease.end_part)
 
-    def gauge(self, book: Book, meter: Meter, queue: QueueView) -> None:
-        """Set the gauges that describe this moment."""
-        for priority, depth in queue.depth.items():
-            meter.set(QUEUE_DEPTH, depth, priority)
-        meter.set(QUEUE_OLDEST_AGE, queue.oldest_age_s)
-        meter.set(QUEUE_DLQ_DEPTH, queue.dead_letters_count)
-        states = Counter(str(record.state) for record in book.agents.values())
-        for state in AgentState:
-            meter.set(WORKERS, states[state], state)
-        meter.set(WORKER_OFFLINE, states[AgentState.OFFLINE])
-        meter.set(SINK_PARKED, float(book.parking.is_parked))
-        meter.clear(WORKER_CAPACITY)
-        for record in book.online_agents():
-            meter.set(WORKER_CAPACITY, average_pct([reading_of(book, record)]) or 0.0, record.agent)
-        readings = [reading_of(book, record) for record in book.agents.values() if record.takes_leases]
-        meter.set(WORKER_CAPACITY_AVG, average_pct(readings) or 0.0)
 
-
-def reading_of(book: Book, record: AgentRecord) -> tuple[Capacity, int]:
-    """Return what an agent reported, and how many leases it was given since."""
-    return record.capacity, len(book.leases_of_agent.get(record.agent, ()))
+async def _sent(agent: str, sending: Awaitable[None]) -> None:
+    """Tell an agent something. One that can not be told holds up nobody: what it misses its reports show."""
+    try:
+        await sending
+    except Exception:
+        log.exception("%s can not be told", agent, extra={"agentId": agent})
 
 
 def _context(job: Job) -> JobContext:

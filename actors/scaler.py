@@ -13,8 +13,8 @@ from itertools import count
 from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.decisions import Rules, hand_back
-from actors.dispatch import reading_of
 from actors.draft import Draft
+from actors.gauges import reading_of
 from actors.ports import AgentPool
 from rayhaul.capacity import AgentState
 from rayhaul.errors import RayhaulError

@@ -17,6 +17,7 @@ from actors.crossing import Failed, as_value
 from actors.decisions import Rules, hear
 from actors.dispatch import EVERYTHING, Dispatch
 from actors.draft import Draft
+from actors.gauges import gauge
 from actors.hosts import Hosts
 from actors.loop import Loop
 from actors.ports import (
@@ -276,7 +277,7 @@ class Scheduler:
 
     async def counted(self) -> Snapshot:
         """Return the sum over the cluster, and the gauges of this moment."""
-        self._dispatch.gauge(self._book, self._meter, await self.queue())
+        gauge(self._book, self._meter, await self.queue())
         return merge([self._meter.snapshot(), self._counts.sum(self._clock())])
 
     async def alerts(self) -> Sequence[Alert]:

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from control_rig import EVERYTHING, HandAgent, Rig, rig_with, spec
+from control_rig import EVERYTHING, HandAgent, HandPool, Rig, rig_with, spec
 
 from actors.ports import Accepted, Command, Submission
 from rayhaul.errors import Conflict, Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.job import JobSpec, JobStatus, Priority, utc
+from rayhaul.lease import Order
 from rayhaul.ledger.base import ApiKey, Batch, Deposed, DisabledWebhook, JobFilter, Role, Viewer
 from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, POISONED_CALLS, Meter
 
@@ -285,6 +286,36 @@ async def test_orders_that_can_not_be_made_cost_no_turn() -> None:
         assert (await rig.job(job_id)).requeues == 0
         await rig.live(8)
         assert job_id in agent.job_ids
+
+
+async def test_an_agent_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders for the others leave in the same turn, and once; its own go out again once it is there, uncharged."""
+    async with rig_with(agent={"slots": 1}) as rig:
+        lost, other = await rig.begin(2)
+        assign = HandPool.assign
+
+        async def broken(pool: HandPool, agent: str, orders: Sequence[Order]) -> None:
+            if agent == lost.name:
+                raise Unavailable("no way there")
+            await assign(pool, agent, orders)
+
+        job_ids = await rig.submit(2)
+        await rig.tick()
+        lost.find_all()
+        other.find_all()
+        monkeypatch.setattr(HandPool, "assign", broken)
+        await rig.together(lost.say(), other.say())
+        await rig.tick()
+        assert [agent for _, agent, _ in rig.pool.sent] == [other.name]
+        await rig.scheduler.rest()
+        await rig.tick(2)
+        assert len(rig.pool.sent) == 1
+        monkeypatch.undo()
+        rig.scheduler._loop.is_resting = False
+        await rig.live(8)
+        assert [job_id for agent in (lost, other) for job_id in agent.job_ids] == job_ids
+        assert [(await rig.job(job_id)).requeues for job_id in job_ids] == [0, 0]
+        assert len(rig.pool.sent) == 2
 
 
 # --- two schedulers ---
