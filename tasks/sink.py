@@ -25,6 +25,7 @@ from rayhaul.policy.naming import content_disposition
 from rayhaul.policy.planning import PARTS_MAX
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import S3Settings, TransferSettings
+from tasks.abort_rule import AbortRule
 from tasks.checksum import combined_etag, crc_text
 from tasks.outgoing import Body, Buffer, told_crc
 from tasks.store_calls import Refusal, StoreCalls
@@ -93,7 +94,7 @@ class Sink:
         self._puts = StorePuts(meter=meter, connections_max=connections_max, stall_timeout_s=stall_timeout_s)
         #: Whether the store takes CRC-64/NVME at all; assumed until it refuses.
         self._takes_crc = True
-        self._has_asked_for_rule = False
+        self._abort_rule = AbortRule(self.calls, self.bucket)
         #: Whether it tells that of a part it received; until it does, the MD5 has to be at hand.
         self._tells_crc = False
 
@@ -165,9 +166,11 @@ class Sink:
             headers["Content-MD5"] = base64.b64encode(digest).decode()
             md5_hex = digest.hex()
         url = await self.calls.presign_put(key, query={}, headers=headers)
-        return await self._puts.send(
+        put = await self._puts.send(
             "put_object", url, headers=headers, size_bytes=size_bytes, body=body, tells_crc=False, md5_hex=md5_hex
         )
+        self.budget.succeeded()
+        return put
 
     # --- uploads ---
 
@@ -379,39 +382,8 @@ class Sink:
                 raise refusal.error from refusal
 
     async def ensure_abort_rule(self, prefix: str, days: int) -> None:
-        """Have the bucket abort uploads under a prefix after so many days, unless it has lifecycle rules already.
-
-        Asked for once: a store that knows no such rules, or does not let us set them, is left as it is.
-        """
-        if self._has_asked_for_rule:
-            return
-        self._has_asked_for_rule = True
-        client = self.calls.client
-        rule: Any = {
-            "ID": "abort-incomplete-uploads",
-            "Status": "Enabled",
-            "Filter": {"Prefix": prefix},
-            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": days},
-        }
-        try:
-            await self.calls.call(
-                "get_lifecycle", partial(client.get_bucket_lifecycle_configuration, Bucket=self.bucket)
-            )
-        except Refusal as refusal:
-            if refusal.code != "NoSuchLifecycleConfiguration":
-                _log.info("the bucket tells no lifecycle rules: %s", refusal.error.message)
-                return
-        else:
-            return
-        put = partial(
-            client.put_bucket_lifecycle_configuration, Bucket=self.bucket, LifecycleConfiguration={"Rules": [rule]}
-        )
-        try:
-            await self.calls.call("put_lifecycle", put)
-        except Refusal as refusal:
-            _log.warning("the bucket takes no rule for uploads left open: %s", refusal.error.message)
-        else:
-            _log.info("the bucket aborts uploads left open for %d days", days)
+        """Have the bucket abort uploads under a prefix after so many days, unless it has lifecycle rules already."""
+        await self._abort_rule.ensure(prefix, days)
 
     def presign_get(self, key: str, *, filename: str, expires_s: int) -> str:
         """Return a link that downloads the object under that file name for so long. Opens no connection."""

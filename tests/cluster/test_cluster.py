@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import urllib.request
 from collections import defaultdict
@@ -49,6 +50,13 @@ def test_a_hundred_jobs_in_one_batch(cluster: Embedded, origin: Origin) -> None:
             assert job.result.size_bytes == sizes[n]
             assert sha256_of_object(client, job_id) == content_sha256(n, sizes[n]), urls[n]
     assert {agent for job_id in job_ids for agent in client_agents(cluster, job_id)} == {"agent-1", "agent-2"}
+
+
+def test_agents_yield_to_nobody(cluster: Embedded) -> None:
+    """Left to itself Ray has its processes run at nice 15, behind all else on the machine."""
+    pids = cluster.processes("ray::AgentActor")
+    assert pids
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def client_agents(cluster: Embedded, job_id: str) -> list[str]:

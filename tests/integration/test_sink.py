@@ -25,6 +25,7 @@ from rayhaul.errors import (
 )
 from rayhaul.lease import PartDone
 from rayhaul.metrics import SINK_BYTES, SINK_REQUESTS, SINK_RETRIES_EXHAUSTED, Meter
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import MIB, S3Settings, TransferSettings
 from serve_app.seaweed import Seaweed
 from tasks.checksum import combined_crc
@@ -539,3 +540,20 @@ async def test_a_connection_cut_in_a_body_is_busy(far: Sink, proxy: StoreProxy, 
         await far.put_part(key, upload_id, 1, PART, streamed(os.urandom(PART), pieces=50))
     await far.put_part(key, upload_id, 1, 3, b"abc")
     await far.abort(key, upload_id)
+
+
+@pytest.mark.parametrize("of_parts", [True, False])
+async def test_what_succeeds_earns_second_tries(sink: Sink, key: str, *, of_parts: bool) -> None:
+    """A tenth of one each, of objects sent at once as of parts: a store that does well makes nobody wait."""
+    sink.calls.budget = RetryBudget(tokens_max=2, refill_per_s=0.001)
+    upload_id = await sink.create(key, **ABOUT, metadata=METADATA)
+    for _ in range(2):
+        assert sink.budget.take(0.0) == 0.0
+    for number in range(1, 12):
+        if of_parts:
+            await sink.put_part(key, upload_id, number, 3, b"abc")
+        else:
+            await sink.put(f"{key}{number}", 3, b"abc", **ABOUT, metadata=METADATA, replaces=None)
+    assert sink.budget.take(0.0) == 0.0
+    assert sink.budget.take(0.0) > 0.0
+    await sink.abort(key, upload_id)

@@ -16,7 +16,7 @@ from store_proxy import Fault, StoreProxy
 from rayhaul.client.aio import AsyncClient
 from rayhaul.ids import IdFactory
 from rayhaul.metrics import Meter
-from rayhaul.settings import S3Settings, SweepSettings
+from rayhaul.settings import S3Settings, SweepSettings, TransferSettings
 from serve_app.seaweed import Seaweed
 from tasks.sink import Sink
 
@@ -132,3 +132,18 @@ async def test_rules_are_set_only_where_there_are_none(s3: S3Settings, answer: F
         proxy.fail("lifecycle", Fault(status=400, code="MalformedXML"))
         await far.ensure_abort_rule(s3.prefix, 7)
         assert proxy.count("lifecycle") == requests
+
+
+async def test_a_store_that_is_busy_is_asked_for_its_rules_again(s3: S3Settings) -> None:
+    """Both when it is asked what it has, and when it is to take one; then no more."""
+    once = TransferSettings(part_attempts_max=1)
+    async with (
+        StoreProxy(s3) as proxy,
+        Sink(proxy.settings, meter=Meter(), connections_max=4, retries=once) as far,
+    ):
+        none = Fault(status=404, code="NoSuchLifecycleConfiguration")
+        for fault in (Fault(status=503), none, Fault(status=503), none):
+            proxy.fail("lifecycle", fault)
+        for asked in (1, 3, 5, 5):
+            await far.ensure_abort_rule(s3.prefix, 7)
+            assert proxy.count("lifecycle") == asked
