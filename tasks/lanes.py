@@ -5,11 +5,14 @@ Laws of this file:
    who is slower breaks no upload. After a pause of the source that let an upload idle, each connection does the same,
    and so does one whose part is tried again: a source that fails on costs the store no more uploads, a failing store
    the source no more reads.
-2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py).
+2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py). Where the parts are read
+   in order there is one at work, and the others have nothing to do but that.
 """
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -79,6 +82,22 @@ class Lanes:
         async with asyncio.TaskGroup() as lanes:
             for index in range(lanes_count):
                 lanes.create_task(self._lane(plan, lanes, is_first=index == 0))
+
+    @asynccontextmanager
+    async def standing_by(self) -> AsyncIterator[None]:
+        """Have a part that crawls asked for a second time, for the time of the block, where the order has connections
+        that nothing else is for.
+        """
+        async with asyncio.TaskGroup() as lanes:
+            with self._hedges.at_work():
+                if self._order.connections > 1:
+                    lanes.create_task(self._hedges.stand_by(lanes))
+                yield
+
+    async def read(self, plan: PartPlan, number: int) -> Buffered:
+        """Read a part into memory, and again where that fails. Its room is the caller's."""
+        wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
+        return await self._tries.again(partial(self._read, wanted), asking=wanted.reading)
 
     async def _lane(self, plan: PartPlan, lanes: asyncio.TaskGroup, *, is_first: bool) -> None:
         with self._hedges.at_work():

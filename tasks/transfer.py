@@ -4,7 +4,8 @@ Laws of this file:
 1. Checksums are compared before anything is published.
 2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
 3. A range streams straight into its part (tasks/lanes.py). Only what has to be hashed in order, comes without a length,
-   or goes up in one PUT is held in memory, and at most two parts of one lease. All that is held is within `memory`.
+   or goes up in one PUT is held in memory, and at most two parts of one lease; a third where the one that comes crawls,
+   and is asked for a second time. All that is held is within `memory`.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from rayhaul.errors import SourceFailed, SourceTooLarge, UploadLost
 from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import Meter
-from rayhaul.policy.planning import PARTS_MAX, PartPlan, byte_range, plan_parts
+from rayhaul.policy.planning import PARTS_MAX, PartPlan, plan_parts
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
 from tasks.budget import ByteBudget, Claim
@@ -220,7 +221,7 @@ class _Transfer:
         self._keep_whole()
         await self._upload.open(parts_count=plan.parts_count)
         parts = self._fetched(plan)
-        async with aclosing(parts):
+        async with self._lanes.standing_by(), aclosing(parts):
             await self._place_all(parts)
         self._hasher.check()
         return await self._upload.commit(parts_count=plan.parts_count, sha256=self._hasher.sha256)
@@ -292,12 +293,8 @@ class _Transfer:
     async def _fetched(self, plan: PartPlan) -> AsyncGenerator[_Part, None]:
         assert plan.parts_count is not None
         for number in range(1, plan.parts_count + 1):
-            first_byte, end_byte = byte_range(plan, number)
-            room = self.rooms.room(end_byte - first_byte)
-            reading = self._intake.reading()
-            fetching = partial(self._fetch_range, reading, first_byte, end_byte, room)
-            data = await self._tries.again(fetching, asking=reading)
-            yield self._read(data, room, is_last=number == plan.parts_count, source=reading.source)
+            part = await self._lanes.read(plan, number)
+            yield self._read(part.data, part.room, is_last=number == plan.parts_count, source=part.source)
 
     async def _cut(self, body: AsyncIterator[bytes], source: int) -> AsyncGenerator[_Part, None]:
         """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""
@@ -322,11 +319,6 @@ class _Transfer:
         room.settle()
         self._unplaced_bytes += len(data)
         return _Part(data, room, is_last, source)
-
-    async def _fetch_range(self, reading: Reading, first_byte: int, end_byte: int, room: Claim) -> bytearray:
-        with child("read", Kind.CLIENT, {"bytes": end_byte - first_byte}):
-            async with reading.range(first_byte, end_byte) as body:
-                return await self.rooms.joined(body, room)
 
     async def _fetch_whole(self, reading: Reading, room: Claim) -> bytearray:
         with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):

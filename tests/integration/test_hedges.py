@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from lease_bench import PART, Bench, Control, Side, running
+from origin import content_sha256
 
+from rayhaul.lease import TransferOrder
 from rayhaul.metrics import HEDGES, SOURCE_BYTES
 from rayhaul.policy import hedging as policy
 from serve_app.seaweed import Seaweed
@@ -39,6 +41,11 @@ def counted(bench: Bench) -> dict[str, float]:
     hedges = bench.sink.meter.snapshot().counters
     found = {result: hedges.get((HEDGES.name, (result,)), 0.0) for result in ("won", "lost", "failed")}
     return {**found, "bytes": bench.client._meter.snapshot().counters.get((SOURCE_BYTES.name, ()), 0.0)}
+
+
+def in_order(order: TransferOrder) -> TransferOrder:
+    """Return the order with a checksum, for which all bytes are read from first to last."""
+    return replace(order, checksum=f"sha256:{content_sha256(7, order.pin.size_bytes or 0)}")
 
 
 def since(bench: Bench, before: dict[str, float]) -> dict[str, float]:
@@ -111,4 +118,36 @@ async def test_a_part_that_is_read_before_it_is_sent_is_hedged(bench: Bench) -> 
     await bench.check(order, result, SIZE)
     assert since(bench, before)["won"] == 1
     assert [bench.proxy.count("upload_part", part) for part in ALL] == [1] * 6
+    assert control.bytes_done == SIZE
+
+
+async def test_f04_a_part_that_drips_where_all_are_read_in_order(bench: Bench) -> None:
+    """A job with a checksum is read by one connection; another one asks for what crawls on that."""
+    order = in_order(await bench.order(SIZE, faults=DRIP))
+    control, before = Control(), counted(bench)
+    async with asyncio.timeout(60):
+        result = await bench.run(order, control)
+    await bench.check(order, result, SIZE)
+    assert result.sha256 == content_sha256(7, SIZE)
+    found = since(bench, before)
+    assert (found["won"], found["lost"], found["failed"]) == (1, 0, 0)
+    assert bench.ranges() == sorted([*ALL, 3])
+    assert [bench.proxy.count("upload_part", part) for part in ALL] == [1] * 6
+    assert control.bytes_done == SIZE
+
+
+async def test_a_job_that_may_have_one_connection_has_one(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "slowest", lambda ways, _rates: min(ways, default=None))
+    order = in_order(await bench.order(2 * PART, faults={"drips_at": (1000,), "drip_bytes_per_s": 10 * PART}))
+    before = counted(bench)
+    await bench.check(order, await bench.run(replace(order, connections=1)), 2 * PART)
+    assert set(since(bench, before).values()) == {0, 2 * PART}
+    assert bench.ranges() == [1, 2]
+
+
+async def test_a_source_that_refuses_ranges_where_all_are_read_in_order(bench: Bench) -> None:
+    """One stream takes over, and nobody stands by for it any more."""
+    order = in_order(await bench.order(SIZE, faults={"ranged_status": 416, "ranged_status_after": 2}))
+    control = Control()
+    await bench.check(order, await bench.run(order, control), SIZE)
     assert control.bytes_done == SIZE
