@@ -108,7 +108,10 @@ audit: $(VENV)/.dev ## known holes in what is installed (pip-audit; needs PyPI, 
 
 sbom: $(VENV)/.dev ## the bill of materials of what is installed: dist/sbom.cdx.json (CycloneDX)
 	@mkdir -p dist
-	$(BIN)/cyclonedx-py environment $(BIN)/python --output-reproducible --of JSON -o dist/sbom.cdx.json
+	@# Apart: what it brings makes each Python process that imports Ray take seconds longer to start.
+	@test -x $(VENV)/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv $(VENV)/sbom && \
+	  $(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7.5'; }
+	$(VENV)/sbom/bin/cyclonedx-py environment $(BIN)/python --output-reproducible --of JSON -o dist/sbom.cdx.json
 	@$(BIN)/python -c "import json; print(len(json.load(open('dist/sbom.cdx.json'))['components']), 'components')"
 
 docs: $(VENV)/.dev ## write the generated documents
