@@ -197,6 +197,24 @@ def test_ray_takes_it(name: str) -> None:
         validate_config(prepared | {"max_worker": 3})
 
 
+#: Those that Ray itself runs once.
+RUN_ONCE = [*starts(read("cluster.local.yaml")), starts(read("cluster.yaml"))[0]]
+
+
+@pytest.mark.parametrize("command", RUN_ONCE, ids=["own head", "own worker", "aws head"])
+@pytest.mark.parametrize(("failures", "tries", "result"), [(0, 1, 0), (2, 3, 0), (9, 5, 1)])
+def test_ray_is_started_once_more(command: str, failures: int, tries: int, result: int, tmp_path: Path) -> None:
+    """Where Ray did not start within its own time, what is left of it is stopped and it is started again."""
+    stand_in = tmp_path / "ray"
+    works = f"[ $1 = stop ] || [ $(grep -c ^start {tmp_path}/calls) -gt {failures} ]"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n{works}\n')
+    stand_in.chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "192.0.2.10"}
+    assert subprocess.run(["bash", "-c", command], env=environment, timeout=60).returncode == result
+    calls = [line.split()[0] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == ["start", "stop"] * (tries - 1) + (["start"] if result == 0 else ["start", "stop"])
+
+
 def test_ec2_takes_the_nodes() -> None:
     """EC2's own description of RunInstances knows every field of every node, and no other."""
     shape = Session().get_service_model("ec2").operation_model("RunInstances").input_shape
@@ -262,7 +280,7 @@ def aws_report(service: str, operation: str, words: dict[str, str]) -> str:
 def test_the_commands_are_ray_s(script: str, tmp_path: Path) -> None:
     """Ray takes what docs/operations.md calls it with, and what is run on the head is a command.
 
-    `make drill-rayup` does the same on three hosts, with commands of its own.
+    `make drill-rayup` runs them on three hosts.
     """
     # It takes long, and needs an index of packages.
     assert script.startswith("pip wheel --no-deps --wheel-dir dist .")
