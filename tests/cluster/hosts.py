@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from contextlib import ExitStack
@@ -50,6 +51,9 @@ mount --bind "$HOST_DIR/tmp" /tmp
 case "$CHECKOUT" in /tmp/*) mkdir -p "$CHECKOUT" && mount --bind "$HOST_DIR/checkout" "$CHECKOUT" ;; esac
 mkdir -p "$HOST_HOME"
 mount -t overlay overlay -o "lowerdir=$HOST_DIR/lower,upperdir=$HOST_DIR/home,workdir=$HOST_DIR/work" "$HOST_HOME"
+# A tool of the developers brings it: no machine of a cluster has it. Where it is, each Python process that imports Ray
+# imports it, and it builds a parser then, which takes longer than all else that these processes do at their start.
+[ ! -d "$NOT_THERE" ] || mount -t tmpfs tmpfs "$NOT_THERE"
 exec "$SSHD" -D -e -f "$HOST_DIR/sshd_config"
 """
 
@@ -228,6 +232,7 @@ class Hosts:
                     "HOST_DIR": str(directory),
                     "CHECKOUT": str(_CHECKOUT),
                     "HOST_HOME": str(_HOME),
+                    "NOT_THERE": f"{sysconfig.get_path('purelib')}/rfc3987_syntax",
                     "SSHD": str(shutil.which("sshd", path=_PATH)),
                 },
                 stdin=subprocess.DEVNULL,

@@ -1,10 +1,10 @@
-"""`ray up` for real: cluster.local.yaml, with other addresses, on three hosts; `rayhaul deploy`; jobs; `ray down`."""
+"""`ray up` for real: docs/operations.md, line by line, on three hosts; `rayhaul deploy`; jobs; `ray down`."""
 
 import asyncio
 import json
 import os
 import re
-import secrets
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import pytest
 import yaml
+from documents import block, checkout
 from embedded import eventually
 from forwarding import forwarded
 from hosts import Host, Hosts, why_not
@@ -51,16 +52,19 @@ class Desk:
 
     def ray(self, *words: str) -> str:
         """Run `ray WORDS`; return what it said."""
+        return self.run(shlex.join(["ray", *words]))
+
+    def run(self, script: str) -> str:
+        """Run lines of the shell, in the directory; return what they said."""
         began_s = time.monotonic()
         done = subprocess.run(
-            [str(BIN / "ray"), *words],
+            ["bash", "-euc", script],
             cwd=self.directory,
             env=os.environ
             | {
+                "PATH": f"{BIN}:{os.environ['PATH']}",
                 "HOME": str(self.directory),
                 "RAY_TMPDIR": str(self.directory),
-                # With the local provider v2 counts the head among the workers.
-                "RAY_UP_enable_autoscaler_v2": "0",
                 "RAY_USAGE_STATS_ENABLED": "0",
             },
             stdin=subprocess.DEVNULL,
@@ -69,8 +73,8 @@ class Desk:
             text=True,
             timeout=COMMAND_TIMEOUT_S,
         )
-        told = " ".join(words).replace(f"{self.directory}/", "")
-        print(f"\n  {time.monotonic() - began_s:5.1f} s  ray {told}", end="", flush=True)
+        told = script.replace(f"{self.directory}/", "").replace("\n", "\n           ")
+        print(f"\n  {time.monotonic() - began_s:5.1f} s  {told}", end="", flush=True)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -132,14 +136,9 @@ def settings(hosts: Hosts) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def desk(hosts: Hosts, settings: dict[str, Any]) -> Desk:
-    """The cluster, up; the test takes it down, and the hosts take with them what it leaves."""
-    directory = hosts.directory / "desk"
-    secret = directory / ".rayhaul-cluster"
-    secret.mkdir(mode=0o700, parents=True)
-    for name, text in (("ray-token", secrets.token_hex(32)), ("settings.yaml", yaml.safe_dump(settings))):
-        (secret / name).touch(mode=0o600)
-        (secret / name).write_text(text)
+def desk(hosts: Hosts) -> Desk:
+    """A checkout with the file edited; the test takes the cluster down, and the hosts take with them what it leaves."""
+    directory = checkout(hosts.directory / "desk")
     (directory / "dist").mkdir()
     (directory / "dist" / "version").write_text("1")
     # What is marked EDIT in the file is edited. The hosts have Python's packages already: none are installed.
@@ -208,26 +207,24 @@ def test_a_killed_run_is_cleared_away(hosts: Hosts) -> None:
         assert status(f"http://{other.hosts[0].address}:1") == 0
 
 
-def test_up_deploy_jobs_upgrade_down(desk: Desk, hosts: Hosts, origin: Origin) -> None:
+def test_up_deploy_jobs_upgrade_down(desk: Desk, hosts: Hosts, settings: dict[str, Any], origin: Origin) -> None:
     """A cluster of three hosts: up, deployed, jobs on two hosts, renewed under a running job, stopped, down."""
     head, *workers = hosts.hosts
     config = str(desk.config)
 
-    desk.ray("up", "--yes", config)
+    told = desk.run(with_settings(block("up on three hosts"), settings))
+    assert f"http://{head.address}:8000" in told
     await_workers(desk, hosts)
     assert_token_is_private(hosts)
-
-    desk.ray("rsync-up", config, str(desk.directory / ".rayhaul-cluster" / "settings.yaml"), "~/rayhaul-settings.yaml")
     deploy = "RAYHAUL_CONFIG=~/rayhaul-settings.yaml rayhaul deploy"
     assert "refused with 2" in desk.on_head(
         f"RAYHAUL_LEDGER__URL=sqlite:////tmp/ledger.db {deploy} || echo refused with $?"
     )
-    told = desk.on_head(deploy)
-    assert f"http://{head.address}:8000" in told
     key_path = head.home / ".rayhaul" / "api-key"
     for secret in (key_path, head.home / "rayhaul-settings.yaml"):
         assert secret.stat().st_mode & 0o777 == 0o600
     key = key_path.read_text().strip()
+    assert key in told, "the last line shows it"
 
     with Client(f"http://{head.address}:8000", key) as client:
         sizes = [24 * MIB + n for n in range(6)]
@@ -255,7 +252,7 @@ def test_up_deploy_jobs_upgrade_down(desk: Desk, hosts: Hosts, origin: Origin) -
             assert [client.get(job_id).status for job_id in job_ids] == [JobStatus.COMPLETED] * len(job_ids)
 
     upgrade_under_way(desk, hosts, origin, key, deploy)
-    restart_under_way(desk, hosts, origin, key, deploy)
+    restart_under_way(desk, hosts, origin, key)
 
     desk.on_head("rayhaul undeploy")
     assert (
@@ -268,6 +265,16 @@ def test_up_deploy_jobs_upgrade_down(desk: Desk, hosts: Hosts, origin: Origin) -
         what="Ray has left all hosts",
     )
     print(f"\n  {left_s:5.1f} s  until Ray had left the last host")
+
+
+def with_settings(script: str, settings: dict[str, Any]) -> str:
+    """Put this cluster's settings in the place of the document's, which leaves no other one to the reader."""
+    head, shown, rest = re.split(r"(?<=<<'END'\n)(.*?)(?=^END$)", script, maxsplit=1, flags=re.DOTALL | re.MULTILINE)
+    merged = yaml.safe_load(shown)
+    for group, values in settings.items():
+        merged[group] = {**merged.get(group, {}), **values}
+    assert "…" not in str(merged)
+    return f"{head}{yaml.safe_dump(merged)}{rest}"
 
 
 def await_workers(desk: Desk, hosts: Hosts) -> None:
@@ -329,7 +336,7 @@ def upgrade_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str, deploy
     assert reader.failed == 0
 
 
-def restart_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str, deploy: str) -> None:
+def restart_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str) -> None:
     """Undeploy, `ray up` with another version, which restarts Ray everywhere, deploy: a running job completes."""
     head = hosts.hosts[0]
     url = origin.add("longer.bin", size=96 * MIB, seed=78, rate_bytes_per_s=2 * MIB)
@@ -338,14 +345,12 @@ def restart_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str, deploy
         eventually(lambda: client.get(job_id).progress.bytes > 0, within_s=60, what="it has begun")
     assert installed(hosts) == ["1", "1", "1"]
     (desk.directory / "dist" / "version").write_text("2")
-    desk.on_head("rayhaul undeploy")
-    desk.ray("up", "--yes", str(desk.config))
+    desk.run(block("upgrade on three hosts"))
     waited_s = eventually(
         lambda: installed(hosts) == ["2", "2", "2"], within_s=JOIN_TIMEOUT_S, what="all hosts have the new version"
     )
     print(f"\n  {waited_s:5.1f} s  until all hosts had the new version", end="")
     await_workers(desk, hosts)
-    desk.on_head(deploy)
     with Client(f"http://{head.address}:8000", key) as client:
         job = client.wait(job_id, timeout_s=180)
         assert job.requeues <= 1
