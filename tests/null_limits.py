@@ -27,6 +27,8 @@ import serve_app.pages
 import serve_app.problems
 import serve_app.replica
 import serve_app.session
+import tasks.probe
+import tasks.transfer
 
 _PLENTY = 10**9
 
@@ -76,6 +78,15 @@ def _large_batches(request: Any) -> Any:
 class _NoTurns(OrderedDict[str, Any]):
     def move_to_end(self, key: str, last: bool = True) -> None:  # noqa: FBT001, FBT002 - as its base has it
         """Leave the first one first."""
+
+
+def _of_any_size() -> None:
+    made = tasks.probe.probe
+
+    def probe(*about: Any, **more: Any) -> Any:
+        return made(*about, **{**more, "size_bytes_max": None})
+
+    setattr(tasks.probe, "probe", probe)  # noqa: B010 - mypy refuses the plain assignment
 
 
 def _first_come() -> None:
@@ -181,6 +192,16 @@ NULLS = {
         "what streams without a length counts",
         replaced(actors.quotas, "charge_parts", nothing),
         "tests/integration/test_control_quotas.py::test_a_stream_without_a_length_is_cut_off",
+    ),
+    "largest-announced": Null(
+        "a file that says to be too large is refused",
+        _of_any_size,
+        "tests/integration/test_probe.py::test_probe_refuses_what_is_too_large",
+    ),
+    "largest-stream": Null(
+        "a file is measured while it streams",
+        replaced(tasks.transfer._Transfer, "_check_size", nothing),
+        "tests/integration/test_transfer.py::test_a_limit_of_size_holds",
     ),
     "header-fields": Null(
         "header fields are bounded",
