@@ -29,7 +29,8 @@ async def torrents(
     **limits: float,
 ) -> AsyncIterator[TorrentTransport]:
     egress = EgressSettings(allow=allow)
-    source = SourceSettings().model_copy(update={"stall_timeout_s": 20, "probe_timeout_s": 5, **limits})
+    # On a busy machine the library takes seconds to come to a seeder, and asks a tracker again only after many more.
+    source = SourceSettings().model_copy(update={"stall_timeout_s": 20, "probe_timeout_s": 30, **limits})
     dialer = Dialer(guard(egress), egress, source, slots=asyncio.Semaphore(8), meter=meter or Meter())
     proxy = TorrentProxy(dialer, tracker_ports=egress.ports)
     swarm = Swarm(dialer.guard, proxy, Scratch(scratch, bytes_max, free_bytes_min=0), linger_s=linger_s)
