@@ -1,4 +1,4 @@
-"""Hedges: a part that crawls is asked for by a second request, and its PUT goes on with what that one brought.
+"""Hedges: a part that crawls, or whose request breaks, is asked for by a second request, and its PUT goes on with that.
 
 Laws of this file:
 1. A hedge is read into memory, whole, and only then counts: its bytes passed every check that a part's bytes pass. It
@@ -7,20 +7,24 @@ Laws of this file:
    only where the CRC-64/NVME of what that one gave is that of the hedge's own.
 3. One hedge for each try of a part. When the try ends, its hedge does.
 4. Bytes that both brought count once.
+5. A PUT whose request has broken waits for its hedge no longer than for a source that pauses. That hedge is a second
+   try of the source, and takes one from the budget of its host.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Self
 
 from awscrt.checksums import crc64nvme
 
-from rayhaul.errors import RayhaulError, SourceStalled
+from rayhaul.errors import RayhaulError, SourceError, SourceStalled, SourceTruncated, SourceUnreachable
 from rayhaul.metrics import HEDGES, Meter
 from rayhaul.policy import hedging as policy
 from rayhaul.policy.hedging import Way
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.tracing import Kind, child
 from tasks.budget import Claim
 from tasks.hashing import hashed
@@ -32,6 +36,8 @@ from tasks.source import CorruptBody
 
 _log = logging.getLogger(__name__)
 
+#: What ends a request in the middle. Wrong bytes spoil their upload, and who is slow was waited for long enough.
+_BREAKS = (SourceTruncated, SourceUnreachable)
 #: Pieces in which a hedge's bytes are given.
 _PIECE_BYTES = 1024 * 1024
 #: Shorter waits than this are those of our own buffers.
@@ -56,6 +62,8 @@ class Feed(Overheard):
         self.first_byte = first_byte
         self.end_byte = end_byte
         self._idle_s_max = idle_s_max
+        #: When a piece was last given into the upload, or that began.
+        self._given_at_s = 0.0
         self._crc: Callable[[], int] | None = None
         self._watch: asyncio.Timeout | None = None
         self._rest: memoryview | None = None
@@ -63,6 +71,8 @@ class Feed(Overheard):
         self.hedge: Buffered | None = None
         #: What reads the hedge.
         self.hedging: asyncio.Task[None] | None = None
+        #: Begins to read it, within the seconds given; None where there is no connection or memory for it.
+        self.ask_again: Callable[[float], asyncio.Task[None] | None] = lambda _within_s: None
         self.is_over = False
 
     @property
@@ -89,6 +99,7 @@ class Feed(Overheard):
 
     def goes_into(self, crc64nvme: Callable[[], int]) -> None:
         self._crc = crc64nvme
+        self._given_at_s = asyncio.get_running_loop().time()
 
     def take(self, hedge: Buffered) -> bool:
         """Leave the first request for these bytes; return whether there is any use for them."""
@@ -105,18 +116,38 @@ class Feed(Overheard):
     async def __anext__(self) -> bytes:
         """Raises: UploadIdle; CorruptBody; what the first request raises. For memory it ends where a hedge is whole."""
         if self.hedge is None:
+            broken: SourceError | None = None
             try:
                 async with asyncio.timeout(self._idle_s_max) as self._watch:
                     piece = await anext(self._flow)
             except TimeoutError:
                 if self.hedge is None:
                     raise UploadIdle from None
+            except SourceError as error:
+                broken = error
             else:
                 self.given_bytes += len(piece)
+                self._given_at_s = asyncio.get_running_loop().time()
                 return piece
             finally:
                 self._watch = None
+            if broken is not None:
+                await self._helped_after(broken)
+        assert self.hedge is not None
         return await self._from(self.hedge)
+
+    async def _helped_after(self, error: SourceError) -> None:
+        """Return when a hedge has brought the part whose first request broke. Raises: `error`, where none does."""
+        if self._crc is None or self._idle_s_max is None or not isinstance(error, _BREAKS):
+            raise error
+        left_s = self._given_at_s + self._idle_s_max - asyncio.get_running_loop().time()
+        if self.hedging is None:
+            self.hedging = self.ask_again(left_s)
+        if self.hedging is None:
+            raise error
+        await asyncio.wait([self.hedging], timeout=left_s)
+        if self.hedge is None:
+            raise error
 
     async def _from(self, hedge: Buffered) -> bytes:
         if self._crc is None:
@@ -140,7 +171,11 @@ class Feed(Overheard):
 class Hedges:
     """The parts of one lease that are on their way, and what a fresh request for one usually takes."""
 
-    def __init__(self, rooms: Rooms, control: LeaseControl, meter: Meter) -> None:
+    def __init__(
+        self, rooms: Rooms, control: LeaseControl, meter: Meter, *, source_budget: Callable[[str], RetryBudget]
+    ) -> None:
+        """`source_budget` returns that of a URL's host."""
+        self._source_budget = source_budget
         self._rooms = rooms
         self._control = control
         self._meter = meter
@@ -161,12 +196,14 @@ class Hedges:
                 self._none_left.set()
 
     @contextmanager
-    def watched(self, number: int, feed: Feed) -> Iterator[Feed]:
-        """Have a try of a part hedged where it crawls, for the time of the block.
+    def watched(self, number: int, feed: Feed, lanes: asyncio.TaskGroup | None = None) -> Iterator[Feed]:
+        """Have a try of a part hedged where it crawls, or breaks while an upload waits, for the time of the block.
 
-        A hedge that memory is to have is the caller's, where the block does not fail.
+        `lanes`: where it goes into an upload. A hedge that memory is to have is the caller's, unless the block fails.
         """
         self._feeds[number] = feed
+        if lanes is not None:
+            feed.ask_again = partial(self._asked_again, number, feed, lanes)
         is_sent = False
         try:
             yield feed
@@ -208,17 +245,32 @@ class Hedges:
         if number is None:
             return None
         feed = alone[number]
+        feed.hedging = self._asked(feed, lanes)
+        if feed.hedging is not None:
+            _log.info("part %d crawls: it is asked for by a second request", number)
+        return feed.hedging
+
+    def _asked(self, feed: Feed, lanes: asyncio.TaskGroup, *, after_s: float = 0.0) -> asyncio.Task[None] | None:
         reading, room = feed.reading.beside(), self._rooms.room(feed.size_bytes)
         if reading is None or not room.may_step:
             self._rooms.free(room)
             return None
-        _log.info("part %d crawls: it is asked for by a second request", number)
-        feed.hedging = lanes.create_task(self._hedge(feed, reading, room))
-        return feed.hedging
+        return lanes.create_task(self._hedge(feed, reading, room, after_s))
 
-    async def _hedge(self, feed: Feed, reading: Reading, room: Claim) -> None:
+    def _asked_again(
+        self, number: int, feed: Feed, lanes: asyncio.TaskGroup, within_s: float
+    ) -> asyncio.Task[None] | None:
+        """Begin to hedge a part whose request broke; None also where its host is to be spared for longer than that."""
+        after_s = self._source_budget(feed.reading.url).take(asyncio.get_running_loop().time())
+        hedging = None if after_s >= within_s else self._asked(feed, lanes, after_s=after_s)
+        if hedging is not None:
+            _log.info("the request for part %d broke: its upload waits for a second one", number)
+        return hedging
+
+    async def _hedge(self, feed: Feed, reading: Reading, room: Claim, after_s: float) -> None:
         result = "lost"
         try:
+            await asyncio.sleep(after_s)
             with child("hedge", Kind.CLIENT, {"bytes": feed.size_bytes}):
                 async with reading.range(feed.first_byte, feed.end_byte) as flow:
                     data = await self._rooms.joined(flow, room, waits=False)

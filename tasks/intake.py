@@ -164,7 +164,11 @@ class Reading:
                 if isinstance(error, SourceError | EgressDenied):
                     self._supplies.failed(supply, error, bytes_count=flow.bytes_counted, waited_s=flow.waited_s)
                 raise
-        supply.standing = supply.standing.delivered(flow.bytes_counted, flow.waited_s)
+        if flow.error is not None:
+            # Somebody else brought the rest.
+            self._supplies.failed(supply, flow.error, bytes_count=flow.bytes_counted, waited_s=flow.waited_s)
+        else:
+            supply.standing = supply.standing.delivered(flow.bytes_counted, flow.waited_s)
 
     def _crawls(self, supply: Supply, bytes_count: int, waited_s: float) -> bool:
         return self._is_ranged and self._supplies.crawls(supply, bytes_count, waited_s)
@@ -191,6 +195,8 @@ class Flow:
         self._body: AsyncIterator[bytes] | None = None
         self._rest = memoryview(b"")
         self.bytes_counted = 0
+        #: What it broke with.
+        self.error: SourceError | None = None
         self._waited_s = 0.0
         #: Since when bytes are waited for; None while they are not.
         self._waits_since_s: float | None = None
@@ -231,9 +237,13 @@ class Flow:
         began_s = self._waits_since_s = clock()
         try:
             piece = await anext(self._body)
+        except SourceError as error:
+            self.error = error
+            raise
         finally:
             self._waits_since_s = None
             self._waited_s += clock() - began_s
         if self._crawls(self._supply, self.bytes_counted + len(piece), self.waited_s):
-            raise SourceStalled("The source is much slower than another one that has the file.")
+            self.error = SourceStalled("The source is much slower than another one that has the file.")
+            raise self.error
         return piece

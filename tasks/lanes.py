@@ -4,7 +4,7 @@ Laws of this file:
 1. A range streams straight into its part. A lease whose parts another one sends as well reads each before it sends it:
    who is slower breaks no upload. After a pause of the source that let an upload idle, each connection does the same,
    and so does one whose part is tried again: a source that fails on costs the store no more uploads, a failing store
-   the source no more reads.
+   the source no more reads. The first cut costs none: the upload waits for a hedge (tasks/hedging.py).
 2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py). Where the parts are read
    in order there is one at work, and the others have nothing to do but that.
 """
@@ -107,12 +107,12 @@ class Lanes:
             while (number := self._stripe.take()) is not None:
                 wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
                 try:
-                    await self._tries.again(partial(self._bring, wanted), asking=wanted.reading)
+                    await self._tries.again(partial(self._bring, wanted, lanes), asking=wanted.reading)
                 finally:
                     self._drop(wanted)
         await self._hedges.stand_by(lanes)
 
-    async def _bring(self, wanted: _Range) -> None:
+    async def _bring(self, wanted: _Range, lanes: asyncio.TaskGroup) -> None:
         wanted.tries_count += 1
         with child("part", attributes={"part": wanted.number, "bytes": wanted.bytes_count}):
             if await self._copied(wanted):
@@ -121,15 +121,15 @@ class Lanes:
                 await self._send_ahead(wanted)
                 return
             try:
-                await self._stream(wanted)
+                await self._stream(wanted, lanes)
             except UploadIdle:
                 _log.info("the source makes an upload idle: parts are read before they are sent")
                 self._reads_ahead = True
                 raise
 
-    async def _stream(self, wanted: _Range) -> None:
+    async def _stream(self, wanted: _Range, lanes: asyncio.TaskGroup) -> None:
         async with wanted.reading.range(wanted.first_byte, wanted.end_byte) as flow:
-            with self._hedges.watched(wanted.number, _feed(wanted, flow, self._put_idle_s_max)) as feed:
+            with self._hedges.watched(wanted.number, _feed(wanted, flow, self._put_idle_s_max), lanes) as feed:
                 await self._upload.send(wanted.number, wanted.bytes_count, feed, source=wanted.reading.source)
 
     async def _send_ahead(self, wanted: _Range) -> None:

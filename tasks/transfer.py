@@ -24,6 +24,7 @@ from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import Meter
 from rayhaul.policy.planning import PARTS_MAX, PartPlan, plan_parts
+from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
 from tasks.budget import ByteBudget, Claim
@@ -77,13 +78,14 @@ async def transfer(
     """
     expected = Checksum.parse(order.checksum) if order.checksum else None
     stripe = stripe or Stripe(order.first_part, order.end_part)
+    source_budget = partial(client.budget_of, retries=settings)
     tries = Tries(
         control,
         settings,
         meter=sink.meter,
         rng=rng,
         sink_budget=sink.budget,
-        source_budget=partial(client.budget_of, retries=settings),
+        source_budget=source_budget,
     )
     upload = Upload(order, sink, control, stripe=stripe, tries=tries, expected=expected, clock=clock)
     line = Line(paces)
@@ -99,6 +101,7 @@ async def transfer(
         settings=settings,
         memory=memory,
         meter=sink.meter,
+        source_budget=source_budget,
         expected=expected,
     )
     try:
@@ -139,6 +142,7 @@ class _Transfer:
         settings: TransferSettings,
         memory: ByteBudget,
         meter: Meter,
+        source_budget: Callable[[str], RetryBudget],
         expected: Checksum | None,
     ) -> None:
         self._order = order
@@ -162,7 +166,7 @@ class _Transfer:
             control=control,
             tries=tries,
             rooms=self.rooms,
-            hedges=Hedges(self.rooms, control, meter),
+            hedges=Hedges(self.rooms, control, meter, source_budget=source_budget),
             put_idle_s_max=settings.put_idle_s_max,
             # With a checksum to compare, the bytes have to be seen.
             copies_from=None if expected is not None else intake.stored,

@@ -6,20 +6,26 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from lease_bench import PART, Bench, Control, Side, running
+from lease_bench import PART, SETTINGS, Bench, Control, Side, running
 from origin import content_sha256
 
+from rayhaul.errors import SourceTruncated
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import HEDGES, SOURCE_BYTES
 from rayhaul.policy import hedging as policy
+from rayhaul.policy.retry import RetryBudget
+from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
 from tasks import hedging
+from tasks.budget import Claim
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SIZE = 5 * PART + 3
 ALL = [1, 2, 3, 4, 5, 6]
 #: In the third part; by itself that one would take four minutes.
+PATIENT = SETTINGS.model_copy(update={"part_attempts_max": 5})
+HASTY = SETTINGS.model_copy(update={"part_attempts_max": 1})
 DRIP: dict[str, object] = {"drips_at": (2 * PART + 1000,), "faults_max": 1}
 
 
@@ -151,3 +157,62 @@ async def test_a_source_that_refuses_ranges_where_all_are_read_in_order(bench: B
     control = Control()
     await bench.check(order, await bench.run(order, control), SIZE)
     assert control.bytes_done == SIZE
+
+
+@pytest.mark.parametrize("cut_by", ["fin", "rst"])
+async def test_f02_a_cut_breaks_no_upload(bench: Bench, cut_by: str) -> None:
+    """The PUT waits while the part is asked for once more, and goes on with what that request brought."""
+    order = await bench.order(SIZE, faults={"truncate_after": PART // 3, "truncate_by": cut_by, "faults_max": 2})
+    control, before = Control(), counted(bench)
+    await bench.check(order, await bench.run(order, control), SIZE)
+    assert [bench.proxy.count("upload_part", part) for part in ALL] == [1] * 6
+    assert bench.proxy.broken == []
+    found = since(bench, before)
+    assert (found["won"], found["failed"]) == (2, 0)
+    assert len(bench.ranges()) == len(ALL) + 2
+    assert found["bytes"] <= SIZE + 2 * (PART // 3 + MIB)
+    assert control.bytes_done == SIZE
+
+
+async def test_a_cut_after_wrong_bytes(bench: Bench) -> None:
+    """What the store has of the part is not what the second request brings: that upload is given up."""
+    order = await bench.order(SIZE, faults={"truncate_after": 2000, "flip_at": 5, "faults_max": 2})
+    control = Control()
+    await bench.check(order, await bench.run(replace(order, connections=1), control), SIZE)
+    assert bench.ranges() == [1, 1, *ALL]
+    assert bench.proxy.count("upload_part", 1) == 2
+    assert control.bytes_done == SIZE
+
+
+async def test_a_source_that_cuts_again_and_again(bench: Bench) -> None:
+    """One upload is broken at most: the third request is read before it is sent."""
+    order = replace(await bench.order(SIZE, faults={"truncate_after": 2000, "faults_max": 3}), connections=1)
+    control = Control()
+    await bench.check(order, await bench.run(order, control, settings=PATIENT), SIZE)
+    assert len(bench.proxy.broken) <= 1
+    assert bench.proxy.count("upload_part") <= len(ALL) + 1
+    assert control.bytes_done == SIZE
+
+
+async def test_a_cut_without_memory_for_a_second_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = await bench.order(SIZE, faults={"truncate_after": 2000, "faults_max": 1})
+    control, before = Control(), counted(bench)
+    monkeypatch.setattr(Claim, "may_step", False)
+    with pytest.raises(SourceTruncated):
+        await bench.run(order, control, settings=HASTY)
+    assert since(bench, before)["won"] == 0
+    await bench.abort(control)
+
+
+async def test_a_cut_of_a_host_that_is_to_be_spared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage is not answered by all its PUTs at once: without a token the upload is given up instead."""
+    monkeypatch.setattr(RetryBudget, "take", lambda _self, _now_s: 3600.0)
+    order = await bench.order(SIZE, faults={"truncate_after": 2000, "faults_max": 1})
+    before = counted(bench)
+    control = Control()
+    with pytest.raises(SourceTruncated):
+        await bench.run(order, control)
+    assert len(bench.ranges()) <= len(ALL)
+    found = since(bench, before)
+    assert (found["won"], found["lost"], found["failed"]) == (0, 0, 0)
+    await bench.abort(control)
