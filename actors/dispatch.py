@@ -42,7 +42,7 @@ from rayhaul.lease import (
 )
 from rayhaul.ledger.base import Ledger, Role, Viewer
 from rayhaul.origins import host_of, host_of_job, sources_from
-from rayhaul.policy import parking
+from rayhaul.policy import parking, peeking
 from rayhaul.policy.held_back import choose
 from rayhaul.policy.planning import expected_checksum, plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
@@ -72,6 +72,7 @@ class Dispatch:
         self._taken: list[tuple[WaitingQueue, Waiting]] = []
         #: Agents that get nothing, because a suspect is apart there.
         self._closed: set[str] = set()
+        self._lookers = peeking.Lookers(settings.source)
         self.sweeping = Sweeping(settings.sweep, prefix=settings.s3.prefix, new_id=new_id)
         #: Leases that stand and could not be sent yet.
         self._unsent: list[Lease] = []
@@ -209,7 +210,7 @@ class Dispatch:
         starts_max = parking.starts_max(draft.parking, draft.now_s)
         most = spread.free_slots if starts_max is None else min(starts_max, spread.free_slots)
         for waiting in self._choose_startable(draft, book, most):
-            agent = spread.take()
+            agent = spread.take_of(self._lookers.take(draft.job(waiting.job_id)))
             assert agent is not None, "no more jobs are taken than there are free slots"
             self._start(draft, waiting, book.agents[agent])
 
@@ -269,6 +270,9 @@ class Dispatch:
         if job is None or job.status is not JobStatus.QUEUED or job.metadata is not None:
             return
         first, *others = sources.to_look_at(job)
+        may_peek = peeking.may_peek(job, self._settings)
+        if may_peek:
+            self._lookers.note(job.id, agent, draft.now_s)
         self._orders[agent].append(
             ProbeOrder(
                 order_id=self._new_id("probe"),
@@ -280,6 +284,7 @@ class Dispatch:
                 filename=job.spec.filename,
                 size_bytes_max=job.spec.size_bytes_max,
                 refresh_webhook=job.spec.refresh_webhook,
+                may_peek=may_peek,
             )
         )
 

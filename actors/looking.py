@@ -49,7 +49,7 @@ class Looking:
 
     async def _look_at(self, order: ProbeOrder, source: Source) -> Metadata:
         links = Links(
-            Link(source.url, source.headers),
+            Link(source.url, source.headers, peek_for=order.context.job_id if order.may_peek else None),
             context=order.context,
             receiver=order.refresh_webhook if source.index == 0 else None,
             refresh=self._refresh,

@@ -117,6 +117,8 @@ class ProbeOrder:
     mirrors: tuple[Source, ...] = ()
     #: What the agent may use of the host of `url`; None: as many connections as it asks for.
     grant: HostGrant | None = None
+    #: Whether a small file may come along, and wait there for its lease.
+    may_peek: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

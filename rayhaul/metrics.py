@@ -139,6 +139,13 @@ HEDGES = Metric(
     ("result",),
     first=(("failed",), ("lost",), ("won",)),
 )
+PEEKS = Metric(
+    "rayhaul_source_peeks_total",
+    _C,
+    "Small files that came along with the look at them, by whether the lease used them.",
+    ("result",),
+    first=(("unused",), ("used",)),
+)
 SOURCE_BYTES = Metric("rayhaul_source_bytes_total", _C, "Bytes read from sources.")
 SINK_BYTES = Metric("rayhaul_sink_bytes_total", _C, "Bytes written to the bucket.")
 LEDGER_COMMIT = Metric(

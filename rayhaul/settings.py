@@ -119,6 +119,15 @@ class SourceSettings(_Group):
     )
     speed_window_s: float = Field(60, gt=0, description="Time over which that speed is measured, seconds.")
     probe_timeout_s: float = Field(20, gt=0, description="Longest metadata probe, redirects included, seconds.")
+    peek_bytes: int = Field(
+        64 * 1024,
+        ge=0,
+        le=MIB,
+        description="So many of a file's first bytes are asked for by its probe: where they are the whole file, it "
+        "waits in the agent's memory for its lease, and is not asked for again; 0: a single byte, and nothing waits.",
+    )
+    peek_keep_s: float = Field(30, gt=0, description="Longest wait of such a file for its lease, seconds.")
+    peeks_bytes_max: int = Field(16 * MIB, ge=0, description="Memory for all such files, per agent.")
     read_buffer_bytes: int = Field(
         256 * 1024,
         gt=0,

@@ -40,6 +40,8 @@ _ANSWER_BYTES_MAX = 64 * 1024
 class Link:
     url: str
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    #: The job whose file, where it is small, may come along with a look, and wait for its lease; None: none may.
+    peek_for: str | None = None
 
 
 class Refresh:

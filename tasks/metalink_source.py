@@ -34,10 +34,10 @@ _DOCUMENTS_MAX = 64
 class MetalinkTransport:
     """HTTP, but for what describes other files."""
 
-    def __init__(self, client: GuardedClient, by: Callable[[str], Transport]) -> None:
-        """`by` returns the transport of a URL; for HTTP one that takes everything for a file."""
+    def __init__(self, client: GuardedClient, http: HttpTransport, by: Callable[[str], Transport]) -> None:
+        """`by` returns the transport of a URL; for HTTP it is `http`, which takes everything for a file."""
         self._client = client
-        self._http = HttpTransport(client)
+        self._http = http
         self._by = by
         #: By the pinned digest, the first known being forgotten first.
         self._documents: dict[str, Metalink] = {}

@@ -162,7 +162,7 @@ class Supplies:
         self.main = Supply(
             main,
             Links(
-                Link(order.url, order.headers),
+                Link(order.url, order.headers, peek_for=order.context.job_id),
                 context=order.context,
                 pin=order.pin,
                 receiver=order.refresh_webhook if order.pin.source == 0 else None,

@@ -1,7 +1,7 @@
 """Learns what a file is before any of it is moved: size, validator, range support and name.
 
 Over HTTP a ranged GET asks for it, not HEAD: links that are signed for GET refuse HEAD, and only a 206 proves that
-ranges work.
+ranges work. It asks for some of the first bytes, so that a small file comes along.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from tasks.source import (
     check_coding,
     classify_status,
     content_length,
+    read_peeked,
     strong_date,
     unsatisfied_total,
 )
@@ -53,22 +54,30 @@ async def probe(
     return replace(metadata, fetch_ms=round((clock() - started_s) * 1000))
 
 
-async def ask(client: GuardedClient, url: str, headers: Mapping[str, str], filename: str | None) -> Metadata:
-    """Return what an HTTP source says about the file. Raises: SourceError; InvalidRequest, EgressDenied."""
-    async with client.open_now(url, headers=headers, extra={"Range": "bytes=0-0"}) as answer:
-        metadata = _read_ranged(answer, filename)
-    if metadata is not None:
-        return metadata
+async def ask(
+    client: GuardedClient, url: str, headers: Mapping[str, str], filename: str | None, *, peek_bytes: int = 0
+) -> tuple[Metadata, bytes | None]:
+    """Return what an HTTP source says about the file, and the file where it came along.
+
+    That is one of at most `peek_bytes` whose answer tells its version, and whose bytes came at once and unharmed.
+    Raises: SourceError; InvalidRequest, EgressDenied.
+    """
+    asked_bytes = max(1, peek_bytes)
+    async with client.open_now(url, headers=headers, extra={"Range": f"bytes=0-{asked_bytes - 1}"}) as answer:
+        metadata = _read_ranged(answer, filename, asked_bytes)
+        if metadata is not None:
+            return metadata, await read_peeked(client, answer, metadata, peek_bytes=peek_bytes)
     async with client.open_now(url, headers=headers) as answer:
-        return _read_whole(answer, filename)
+        metadata = _read_whole(answer, filename)
+        return metadata, await read_peeked(client, answer, metadata, peek_bytes=peek_bytes)
 
 
-def _read_ranged(answer: Answer, filename: str | None) -> Metadata | None:
-    """Return what the answer to `bytes=0-0` says; None where only a request without a range can tell."""
+def _read_ranged(answer: Answer, filename: str | None, asked_bytes: int) -> Metadata | None:
+    """Return what the answer to a range of the first bytes says; None where only a request without one can tell."""
     if answer.status == 206:
         check_coding(answer)
         shown = ContentRange.of(answer.headers)
-        if shown is None or (shown.first, shown.end) != (0, 1):
+        if shown is None or (shown.first, shown.end) != (0, min(asked_bytes, shown.total or asked_bytes)):
             return None
         return _metadata(answer, filename, size_bytes=shown.total, rangeable=shown.total is not None)
     if answer.status == 416 and unsatisfied_total(answer.headers) == 0:

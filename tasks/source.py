@@ -54,6 +54,8 @@ _GZIP_ENDINGS = (".gz", ".tgz", ".svgz")
 EXPIRED = frozenset({401, 403, 404, 410})
 #: A Last-Modified so much older than Date tells versions apart (RFC 9110 8.8.2.2): nobody changed the file meanwhile.
 _STRONG_AFTER = timedelta(seconds=1)
+#: What comes along with a look is waited for no longer: its headers have told by then what a look is for.
+PEEK_S_MAX = 1.0
 #: Below this a thread costs more than the hash.
 _HASH_INLINE_BYTES_MAX = 64 * 1024
 
@@ -161,15 +163,39 @@ async def open_whole(
         yield _Body(answer, bytes_expected=bytes_expected, speed=_speed_of(client))
 
 
+async def read_peeked(client: GuardedClient, answer: Answer, pin: Metadata, *, peek_bytes: int) -> bytes | None:
+    """Return the file that came along with the answer it was pinned by; None where it did not, or in doubt.
+
+    Of a larger file the `peek_bytes` that were asked for are read all the same: they are under way, and the connection
+    stays fit for the next request.
+    """
+    size_bytes = pin.size_bytes
+    is_small = size_bytes is not None and size_bytes <= peek_bytes
+    if peek_bytes == 0 or not (is_small or answer.status == 206):
+        return None
+    end_byte = size_bytes if is_small and size_bytes is not None else peek_bytes
+    try:
+        async with asyncio.timeout(PEEK_S_MAX):
+            if answer.status == 206:
+                _check_partial(answer, pin, 0, end_byte)
+            body = _Body(answer, bytes_expected=end_byte, speed=_speed_of(client), is_file=is_small)
+            data = b"".join([piece async for piece in body])
+    except (SourceError, TimeoutError):
+        # The lease asks for itself, and tells what it meets.
+        return None
+    return data if is_small and pin.has_version else None
+
+
 class _Body:
     """An iterator over the body that ends after exactly `bytes_expected`; None: at the body's proper end."""
 
-    def __init__(self, answer: Answer, *, bytes_expected: int | None, speed: SpeedWatch) -> None:
+    def __init__(self, answer: Answer, *, bytes_expected: int | None, speed: SpeedWatch, is_file: bool = False) -> None:
+        """`is_file`: whatever the status says, the body is the whole file."""
         self._answer = answer
         self._bytes_expected = bytes_expected
         self._bytes_read = 0
         self._speed = speed
-        self._digest = digests.of_body(answer.status, answer.headers)
+        self._digest = digests.of_body(200 if is_file else answer.status, answer.headers)
         self._hash = None if self._digest is None else digests.hasher(self._digest.algorithm)
 
     def __aiter__(self) -> Self:

@@ -15,6 +15,7 @@ from tasks.egress import GuardedClient
 from tasks.extras import EXTRAS, TORRENTS_OFF, lacks
 from tasks.http_transport import HttpTransport, describes, describes_torrent
 from tasks.links import Link
+from tasks.peeks import Peeks
 from tasks.sink import Sink
 from tasks.transport import Place, Transport
 
@@ -36,14 +37,17 @@ class Transports:
         bucket: BucketTransport | None = None,
         torrents: "TorrentTransport | None" = None,
         lacks_torrents: bool = False,
+        peeks: Peeks | None = None,
     ) -> None:
         """`client` reads HTTP, `others` what their schemes say. Whatever else is asked for, HTTP refuses.
 
+        `peeks`: where small files wait that come along with looks; None: none come.
         `lacks_torrents`: they are switched on, but this machine has no library for them.
         """
-        self._plain = HttpTransport(client)
-        self._metalink = _metalink(client, self._by_plain)
-        self._http = _describing(client, self._metalink, torrents, lacks_torrents=lacks_torrents)
+        self._plain = HttpTransport(client, peeks)
+        self._metalink = _metalink(client, self._plain, self._by_plain)
+        described = self._metalink or _Undescribed(self._plain, describes, "metalink")
+        self._http = _describing(client, described, torrents, lacks_torrents=lacks_torrents)
         self._bucket = bucket
         self._others = dict(others)
         if bucket is not None:
@@ -66,7 +70,14 @@ class Transports:
         )
         torrents = _torrents(dialer, settings)
         lacks_torrents = settings.sources.torrent_scratch is not None and torrents is None
-        return cls(client, _optional(dialer, settings), bucket=bucket, torrents=torrents, lacks_torrents=lacks_torrents)
+        return cls(
+            client,
+            _optional(dialer, settings),
+            bucket=bucket,
+            torrents=torrents,
+            lacks_torrents=lacks_torrents,
+            peeks=Peeks(settings.source, sink.meter),
+        )
 
     async def aclose(self) -> None:
         if self._bucket is not None:
@@ -132,22 +143,17 @@ class _Undescribed:
         return found
 
 
-def _metalink(client: GuardedClient, by: Callable[[str], Transport]) -> "MetalinkTransport | None":
+def _metalink(client: GuardedClient, http: HttpTransport, by: Callable[[str], Transport]) -> "MetalinkTransport | None":
     if lacks("metalink") is not None:
         return None
     from tasks.metalink_source import MetalinkTransport  # noqa: PLC0415
 
-    return MetalinkTransport(client, by)
+    return MetalinkTransport(client, http, by)
 
 
 def _describing(
-    client: GuardedClient,
-    metalink: "MetalinkTransport | None",
-    torrents: "TorrentTransport | None",
-    *,
-    lacks_torrents: bool,
+    client: GuardedClient, described: Transport, torrents: "TorrentTransport | None", *, lacks_torrents: bool
 ) -> Transport:
-    described = metalink or _Undescribed(HttpTransport(client), describes, "metalink")
     if lacks_torrents:
         return _Undescribed(described, describes_torrent, "magnet")
     if torrents is None:

@@ -7,6 +7,7 @@ from rayhaul.metrics import (
     JOBS_FINISHED,
     METADATA_FETCH,
     METADATA_READY,
+    PEEKS,
     REQUEUES,
     SINK_BYTES,
     SOURCE_BYTES,
@@ -43,6 +44,13 @@ _READING = Row(
             unit="s",
             queries=quantiles(METADATA_FETCH),
             thresholds=((10, "red"),),
+        ),
+        Panel(
+            title="Peeks",
+            description="Small files a minute that came along with their probe, by whether their lease used them. What "
+            "is not used was read for nothing: its lease came too late, or at another agent.",
+            unit="cpm",
+            queries=(Query(expr=per_minute(PEEKS, by="result"), legend="{{result}}"),),
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Which agent gets the next lease: the one with the largest share of its slots free."""
+"""Which agent gets the next lease: the one with the largest share of its slots free, if no other one is wanted."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -35,6 +35,11 @@ class Spread:
         for load in passed_by:
             heapq.heappush(self._heap, load)
         return agent
+
+    def take_of(self, wanted: str | None) -> str | None:
+        """Use one slot of the agent that is wanted where it has one free, of another else; return whose."""
+        agent = None if wanted is None else self.take(lambda name: name == wanted)
+        return agent or self.take()
 
     def _take_first(self) -> str | None:
         if not self._heap:

@@ -54,7 +54,8 @@ async def test_parts_that_another_agent_takes_over(
     """All connections of one agent crawl: the other sends each of those parts once, and each open PUT is cut once."""
     monkeypatch.setattr(striping, "_SLOW_S", 0.5)
     monkeypatch.setattr(stripes, "_ASK_AGAIN_S", 0.2)
-    drips = tuple((number - 1) * PART_BYTES + 1000 for number in CRAWLING)
+    # Beyond what a look asks for.
+    drips = tuple((number - 1) * PART_BYTES + 100_000 for number in CRAWLING)
     async with (
         Origin() as origin,
         running_service(tmp_path, settings) as service,

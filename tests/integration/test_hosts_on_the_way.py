@@ -45,7 +45,8 @@ async def bench(side: Side, door: Origin) -> AsyncIterator[Bench]:
 async def order_through(bench: Bench, door: Origin) -> TransferOrder:
     """Return an order for a file that the door leads to."""
     url = door.add("file.bin", redirect_to=bench.origin.add("file.bin", size=SIZE, seed=7))
-    order = bench.order_for(url, await ask(bench.client, url, {}, None))
+    pin, _ = await ask(bench.client, url, {}, None)
+    order = bench.order_for(url, pin)
     assert host_of(order.pin.final_url) == bench.origin.host_port
     door.requests.clear()
     return replace(order, grant=HostGrant(host=bench.origin.host_port, connections=4, version=1))
