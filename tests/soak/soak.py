@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "soak")]
 import aiohttp  # noqa: E402 - after the path is set
 from inprocess import quick_settings, running_service  # noqa: E402
 from origin import Origin, content_windows  # noqa: E402
-from soak_memory import Calms, Memory, quarters  # noqa: E402
+from soak_memory import Calms, Memory, give_back_what_is_free, quarters  # noqa: E402
 from soak_mix import LATER, Asked, Mix, draw  # noqa: E402
 from soak_upheavals import Upheavals  # noqa: E402
 from soak_weather import WEATHER, never  # noqa: E402
@@ -297,6 +297,7 @@ async def main() -> int:
     figures = Figures(seed=seed, planned_s=float(os.environ.get("SOAK_S") or 1800))
     print(f"soak of {figures.planned_s:.0f} s, SEED={seed}", flush=True)
     began_s = time.monotonic()
+    give_back_what_is_free()
     async with surroundings(figures) as soak:
         await soak.run()
     figures.took_s = round(time.monotonic() - began_s, 1)

@@ -14,6 +14,10 @@ import psutil
 MIB = 1024 * 1024
 #: Parts under way are tens of MiB that come and go with the jobs: what is kept shows when there are none.
 CALM_EVERY_S = 150.0
+#: Of mallopt(3): one arena, and buffers of parts mapped by themselves. By default the threads of dozens of agents have
+#: arenas, and what is free in between stays there when they are gone: in production it goes with the agent's process.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES_MIN = -3, 256 * 1024
+_M_ARENA_MAX, _ARENAS_MAX = -8, 1
 #: What may still be said after the last job has ended.
 _SETTLES_S = 2.0
 #: What memory may grow by, of what it was.
@@ -52,6 +56,13 @@ class Memory:
     @property
     def is_flat(self) -> bool:
         return self.growth_mib <= GROWTH_MAX * median(self.rss_mib) and max(self.sqlite_mib) <= SQLITE_MIB_MAX
+
+
+def give_back_what_is_free() -> None:
+    """Have the C library keep little for later; to be called before there are threads."""
+    libc = ctypes.CDLL(None)
+    for name, value in ((_M_MMAP_THRESHOLD, _MAPPED_BYTES_MIN), (_M_ARENA_MAX, _ARENAS_MAX)):
+        assert libc.mallopt(name, value) == 1, name
 
 
 class Calms:
