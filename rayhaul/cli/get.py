@@ -116,7 +116,7 @@ async def _get(
     return _exit(jobs)
 
 
-async def _submit(client: "AsyncClient", sources: Sequence[Mapping[str, Any]]) -> list[str]:
+async def _submit(client: "AsyncClient", sources: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     if len(sources) > 1:
         return await client.submit_many(sources)
     return [(await client.submit(**sources[0])).id]

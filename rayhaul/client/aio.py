@@ -23,6 +23,7 @@ from rayhaul.client.fields import (
     new_idempotency_key,
     request,
 )
+from rayhaul.client.job_ids import JobIds
 from rayhaul.client.many import Ends, OnTally, Tally
 from rayhaul.client.operations import Operations
 from rayhaul.client.retries import Patience
@@ -83,20 +84,18 @@ class AsyncClient(Operations):
         batch_size: int = BATCH_JOBS,
         idempotency_key: str | None = None,
         correlation_id: str | None = None,
-    ) -> builtins.list[str]:
+    ) -> JobIds:
         """Ask for any number of jobs, reading `jobs` one batch at a time; return their ids in order.
 
-        Each batch is all or nothing. With an `idempotency_key` the whole call may be made again after a failure: what
-        was accepted is not submitted twice.
+        What is kept of a million jobs is their ids, 16 to 18 MB; `submit_batches` keeps nothing. Each batch is all or
+        nothing. With an `idempotency_key` the whole call may be made again after a failure: what was accepted is not
+        submitted twice.
         """
-        accepted: builtins.list[str] = []
         submitting = self.submit_batches(
             jobs, batch_size=batch_size, idempotency_key=idempotency_key, correlation_id=correlation_id
         )
-        async with aclosing(submitting) as batches_accepted:
-            async for ids in batches_accepted:
-                accepted += ids
-        return accepted
+        async with aclosing(submitting) as accepted:
+            return await JobIds.of_batches(accepted)
 
     async def submit_batches(
         self,

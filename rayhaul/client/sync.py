@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import wraps
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
@@ -20,6 +20,7 @@ from rayhaul.client.aio import AsyncClient
 from rayhaul.client.calls import RECONNECT_S_MAX, RETRIES_MAX
 from rayhaul.client.endpoint import Endpoint
 from rayhaul.client.fields import BATCH_JOBS, JobSource, batch_idempotency_key, new_idempotency_key
+from rayhaul.client.job_ids import JobIds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,14 +152,12 @@ class Client:
         batch_size: int = BATCH_JOBS,
         idempotency_key: str | None = None,
         correlation_id: str | None = None,
-    ) -> builtins.list[str]:
+    ) -> JobIds:
         """As AsyncClient's; `jobs` is read in the caller's thread, so it may use this client itself."""
-        accepted: builtins.list[str] = []
-        for ids in self.submit_batches(
+        accepted = self.submit_batches(
             jobs, batch_size=batch_size, idempotency_key=idempotency_key, correlation_id=correlation_id
-        ):
-            accepted += ids
-        return accepted
+        )
+        return JobIds(chain.from_iterable(accepted))
 
     def submit_batches(
         self,

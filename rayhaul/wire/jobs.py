@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rayhaul import notebook
 from rayhaul.job import MIRRORS_MAX, JobStatus, Priority
@@ -160,6 +160,9 @@ class JobRef(ResponseShape):
 
 class BatchAccepted(ResponseShape):
     """The jobs of a batch."""
+
+    # Ids are read once: pydantic would keep the last 16,384 of them as text.
+    model_config = ConfigDict(cache_strings="keys")
 
     jobs: list[JobRef] = Field(description="In the order of the request.")
 

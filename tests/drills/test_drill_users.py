@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_f54_a_backlog_of_ten_thousand(shared: Patient, origin: Origin, begin: B
     assert open_of_anna > 1000, "the second user waited for the first"
 
 
-def shared_low(jobs: list[dict[str, str]], ids: list[str]) -> dict[str, bool]:
+def shared_low(jobs: list[dict[str, str]], ids: Sequence[str]) -> dict[str, bool]:
     return {job_id: job["priority"] == "low" for job_id, job in zip(ids, jobs, strict=True)}
 
 

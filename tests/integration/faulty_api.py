@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -148,6 +148,8 @@ class FaultyApi:
         self.object_cuts: deque[int] = deque()
         self.content = CONTENT
         self._answers: dict[str, tuple[bytes, web.Response]] = {}
+        #: Of the number of a job.
+        self.id_of: Callable[[int], str] = "job_{:04}".format
 
     def asked(self, what: str) -> list[Mapping[str, str]]:
         """Return the headers of the requests to "METHOD /path"."""
@@ -155,7 +157,7 @@ class FaultyApi:
 
     def add(self, url: str = "https://files.example/data.bin", **changes: Any) -> ScriptedJob:
         number = len(self.jobs) + 1
-        job = ScriptedJob(id=f"job_{number:04}", url=url, script=self.script, first_seq=1000 * number)
+        job = ScriptedJob(id=self.id_of(number), url=url, script=self.script, first_seq=1000 * number)
         for name, value in changes.items():
             setattr(job, name, value)
         self.jobs[job.id] = job

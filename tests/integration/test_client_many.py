@@ -5,6 +5,7 @@ import gc
 import tracemalloc
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 from faulty_api import COMPLETES, FAILS, IS_CANCELLED, Fault, FaultyApi, running_faulty_api
@@ -12,6 +13,7 @@ from faulty_api import COMPLETES, FAILS, IS_CANCELLED, Fault, FaultyApi, running
 from rayhaul import AsyncClient, Client, WaitTimeout
 from rayhaul.client.errors import NotFound, ServiceFailed
 from rayhaul.client.many import Tally
+from rayhaul.ids import ID_BYTES, IdFactory
 
 SCRIPTS = (COMPLETES, FAILS, IS_CANCELLED)
 
@@ -149,3 +151,39 @@ async def test_an_endless_list_needs_one_batch_of_memory(api: FaultyApi, client:
     few, many = await peak_bytes(client, api, 1000), await peak_bytes(client, api, 8000)
     print(f"peak of 1,000 jobs {few / 1024:.0f} KiB, of 8,000 jobs {many / 1024:.0f} KiB")
     assert many < 1.25 * few
+
+
+async def held_bytes(client: AsyncClient | Client, api: FaultyApi, count: int) -> int:
+    """Ask for so many jobs at once; return what is held when only their ids are left."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        if isinstance(client, Client):
+            ids = await asyncio.to_thread(client.submit_many, urls(count, [0]))
+        else:
+            ids = await client.submit_many(urls(count, [0]))
+        assert ids == list(api.jobs)
+        api.forget()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        assert len(ids) == count
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+async def test_all_ids_are_kept_in_little_memory(api: FaultyApi, kind: type[AsyncClient | Client]) -> None:
+    """What 8,000 more jobs leave is less than 32 bytes each; texts in a list would be about 90."""
+    new_id = IdFactory()
+    api.id_of = lambda _number: new_id("job")
+    opened = kind(api.url, api.key)
+    async with AsyncExitStack() as stack:
+        if isinstance(opened, Client):
+            stack.enter_context(opened)
+        else:
+            await stack.enter_async_context(opened)
+        # What a first request leaves behind is no id.
+        await held_bytes(opened, api, 2000)
+        few, many = await held_bytes(opened, api, 2000), await held_bytes(opened, api, 10_000)
+    print(f"{(many - few) / 8000:.1f} bytes an id ({few}, {many})")
+    assert 8000 * ID_BYTES <= many - few < 8000 * 32
