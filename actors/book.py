@@ -15,18 +15,17 @@ from actors.hosts import Hosts
 from actors.pending import Asked, Pending, Setback
 from actors.rates import Rates
 from rayhaul.job import Job, JobStatus, Priority, Progress
-from rayhaul.lease import AgentReport, Lease, LeaseProgress, PartDone, ProbeOrder, SessionState, UploadSession
+from rayhaul.lease import Lease, LeaseProgress, PartDone, ProbeOrder, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
 from rayhaul.origins import host_of, host_of_job, hosts_of_mirrors
 from rayhaul.policy import liveness, parking
 from rayhaul.policy.held_back import HeldBack
 from rayhaul.policy.liveness import APART_S, SUSPECT_REQUEUES, Watch
 from rayhaul.policy.parking import Parking
-from rayhaul.policy.partset import PartSet, between, bytes_of, with_numbers
-from rayhaul.policy.planning import parts_count
+from rayhaul.policy.partset import PartSet, with_numbers
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.policy.quota import Usage
-from rayhaul.settings import HostsSettings, LivenessSettings
+from rayhaul.settings import HostsSettings
 
 
 class Book:
@@ -89,6 +88,7 @@ class Book:
         self.left_out: dict[str, dict[int, str]] = {}
         #: Jobs whose stripes have just changed, and are looked at in the next turn.
         self.restripe: set[str] = set()
+        #: How far running jobs are, each with the version of all progress in which it last changed (progress.py).
         self.progress: dict[str, tuple[int, Progress]] = {}
         self.progress_version = 0
 
@@ -202,80 +202,6 @@ class Book:
     def open_session(self, job_id: str) -> UploadSession | None:
         session_id = self.session_of_job.get(job_id)
         return None if session_id is None else self.sessions.get(session_id)
-
-    def note_progress(self, report: AgentReport, now_s: float, settings: LivenessSettings) -> None:
-        """Follow what an agent tells of the leases it holds."""
-        for told in report.progress:
-            job = self.jobs.get(told.job_id)
-            lease = self.leases.get(told.lease_id)
-            if job is None or lease is None or lease.agent != report.agent:
-                continue
-            self.told[told.lease_id] = told
-            best = self.best_bytes_per_s.get(job.id, 0.0)
-            self.best_bytes_per_s[job.id] = max(best, told.bytes_per_s)
-            progress = self._progress(job)
-            if self.progress.get(job.id, (0, None))[1] != progress:
-                self.progress_version += 1
-                self.progress[job.id] = (self.progress_version, progress)
-            watch = self.watches.get(told.lease_id) or Watch(now_s)
-            left = self._bytes_left(job, lease, told)
-            eta_s = left / told.bytes_per_s if left is not None and told.bytes_per_s > 0 else None
-            self.watches[told.lease_id] = liveness.hear(watch, told, eta_s, now_s, settings)
-
-    def progress_of_lease(self, lease: Lease) -> Progress | None:
-        """Return how far a lease is, by its agent's last word; None before its first one."""
-        told, job = self.told.get(lease.lease_id), self.jobs.get(lease.job_id)
-        if told is None or job is None:
-            return None
-        left = self._bytes_left(job, lease, told)
-        return Progress(
-            bytes_done=told.bytes_done,
-            bytes_total=None if left is None else told.bytes_done + left,
-            bytes_per_s=told.bytes_per_s,
-            eta_s=left / told.bytes_per_s if left is not None and told.bytes_per_s > 0 else None,
-            parts_done=told.parts_done,
-            parts_total=told.parts_total,
-        )
-
-    def _progress(self, job: Job) -> Progress:
-        """Return how far a job is: what its agents say of their stripes, and what is recorded of all others."""
-        session = self.open_session(job.id)
-        total = job.metadata.size_bytes if job.metadata else None
-        told = [self.told[lease_id] for lease_id in self.leases_of_job[job.id] if lease_id in self.told]
-        bytes_done, parts_done = sum(t.bytes_done for t in told), sum(t.parts_done for t in told)
-        parts_total = max((t.parts_total or 0 for t in told), default=0) or None
-        if session is not None:
-            rest = self.parts[session.session_id]
-            for one in told:
-                lease = self.leases[one.lease_id]
-                rest &= ~between(lease.first_part, lease.end_part)
-            bytes_done += bytes_of(rest, part_bytes=session.part_bytes, size_bytes=session.size_bytes)
-            parts_done += rest.bit_count()
-            if session.size_bytes is not None:
-                parts_total = parts_count(session.size_bytes, session.part_bytes)
-        # The last parts may be on their way with two agents.
-        bytes_done = bytes_done if total is None else min(total, bytes_done)
-        bytes_per_s = sum(t.bytes_per_s for t in told)
-        return Progress(
-            bytes_done=bytes_done,
-            bytes_total=total,
-            bytes_per_s=bytes_per_s,
-            eta_s=(total - bytes_done) / bytes_per_s if total is not None and bytes_per_s > 0 else None,
-            parts_done=parts_done if parts_total is None else min(parts_total, parts_done),
-            parts_total=parts_total,
-        )
-
-    def _bytes_left(self, job: Job, lease: Lease, told: LeaseProgress) -> int | None:
-        """Return the bytes of a stripe that are still to move; None where the file's size is not known."""
-        size_bytes = job.metadata.size_bytes if job.metadata else None
-        session = self.open_session(job.id)
-        if size_bytes is None:
-            return None
-        if session is None:
-            return max(0, size_bytes - told.bytes_done)
-        end = min(lease.end_part, parts_count(size_bytes, session.part_bytes) + 1)
-        whole = bytes_of(between(lease.first_part, end), part_bytes=session.part_bytes, size_bytes=size_bytes)
-        return max(0, whole - told.bytes_done)
 
     def merge(
         self,

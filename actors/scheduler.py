@@ -31,6 +31,7 @@ from actors.ports import (
     QueueView,
     Submission,
 )
+from actors.progress import note_progress
 from actors.rates import Rates
 from actors.scaler import Scaler
 from actors.watch import Watch
@@ -309,7 +310,7 @@ class Scheduler:
         is_newest = report.seq >= record.seq
         if is_newest:
             record.hear(report, now_s, slots_max=self._settings.agent.slots)
-            book.note_progress(report, now_s, self._settings.liveness)
+            note_progress(book, report, now_s, self._settings.liveness)
             book.hosts.hear(report.agent, report.hosts, now_s)
             book.rates.hear(report.agent, report.rates)
         refused = frozenset(notice.notice_id for notice in report.notices if not self._hear_notice(draft, notice))

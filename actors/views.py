@@ -7,6 +7,7 @@ from datetime import datetime
 from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.ports import AgentView, HostView, JobState, LeaseView, QueueView
+from actors.progress import progress_of_lease
 from rayhaul.job import Job, JobStatus, Priority, utc
 from rayhaul.lease import Lease
 from rayhaul.ledger.base import Viewer
@@ -85,7 +86,7 @@ def _lease_view(book: Book, lease: Lease, now_s: float) -> LeaseView:
         first_part=lease.first_part,
         end_part=lease.end_part,
         granted_at=lease.granted_at,
-        progress=book.progress_of_lease(lease),
+        progress=progress_of_lease(book, lease),
         idle_s=None if watch is None else max(0.0, now_s - watch.moved_at_s),
         doing=None if watch is None else watch.doing or None,
     )
