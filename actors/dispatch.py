@@ -8,43 +8,27 @@ Laws of this file:
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from actors import sources, stripes
+from actors import stripes
 from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.decisions import give_up
 from actors.draft import Draft
 from actors.host_turns import HostTurns
 from actors.losses import probes_used, requeue_probes
+from actors.orders import Orders
 from actors.pending import Asked, Pending
 from actors.ports import AgentPool
 from actors.sweeping import Sweeping
-from rayhaul.contents import has_file_of
-from rayhaul.errors import ChecksumMismatch, RayhaulError
+from rayhaul.errors import RayhaulError
 from rayhaul.ids import NewId
-from rayhaul.job import Job, JobStatus
-from rayhaul.lease import (
-    AbortOrder,
-    JobContext,
-    Lease,
-    Order,
-    PartDone,
-    ProbeOrder,
-    SessionState,
-    StandingCopy,
-    TransferOrder,
-    TrimOrder,
-    UploadSession,
-)
-from rayhaul.ledger.base import Ledger, Role, Viewer
-from rayhaul.origins import host_of, host_of_job, sources_from
+from rayhaul.job import JobStatus
+from rayhaul.lease import AbortOrder, Lease, Order, ProbeOrder, SessionState, TrimOrder
+from rayhaul.ledger.base import Ledger
 from rayhaul.policy import parking, peeking
 from rayhaul.policy.held_back import choose
-from rayhaul.policy.planning import expected_checksum, plan_parts
 from rayhaul.policy.queueing import Waiting, WaitingQueue
 from rayhaul.policy.scheduling import Load, Spread
 from rayhaul.settings import Settings
@@ -55,17 +39,12 @@ log = logging.getLogger(__name__)
 _ABORT_AGAIN_S = 60.0
 _ABORT_GIVEN_UP_S = 5.0
 
-#: As whom the scheduler itself looks at jobs.
-EVERYTHING = Viewer("scheduler", Role.OPERATOR)
-
 
 class Dispatch:
     def __init__(self, *, ledger: Ledger, pool: AgentPool, settings: Settings, bucket: str, new_id: NewId) -> None:
-        self._ledger = ledger
         self._pool = pool
         self._settings = settings
-        self._bucket = bucket
-        self._new_id = new_id
+        self._making = Orders(ledger=ledger, settings=settings, bucket=bucket, new_id=new_id)
         self._orders: defaultdict[str, list[Order]] = defaultdict(list)
         self._striping = stripes.Striping(settings)
         self._asks: Sequence[tuple[str, TrimOrder]] = ()
@@ -110,7 +89,7 @@ class Dispatch:
             if lease.lease_id not in book.leases:
                 continue
             try:
-                to_send[lease.agent].append(await self._transfer_order(book, lease, now_s))
+                to_send[lease.agent].append(await self._making.transfer(book, lease, now_s))
             except RayhaulError as error:
                 log.warning("lease not sent yet: %s", error.message, extra={"jobId": lease.job_id, "code": error.code})
                 self._unsent.append(lease)
@@ -122,24 +101,13 @@ class Dispatch:
             incarnation = "" if record is None else record.incarnation
             for index, order in enumerate(orders):
                 if isinstance(order, AbortOrder):
-                    orders[index] = await self._under_its_job(order, book)
+                    orders[index] = await self._making.under_its_job(order, book)
                 if isinstance(order, ProbeOrder):
                     sent = Pending(order.context.job_id, agent, incarnation, now_s)
                     orders[index] = book.begin_look(order, sent)
                 elif isinstance(order, AbortOrder):
                     book.aborting[order.session_id] = Pending(order.context.job_id, agent, incarnation, now_s)
             await _sent(agent, self._pool.assign(agent, orders))
-
-    async def _under_its_job(self, order: AbortOrder, book: Book) -> AbortOrder:
-        """Return the order with its job's correlation id and epoch; a job that is over is known to the ledger alone."""
-        job = book.jobs.get(order.context.job_id)
-        if job is None:
-            with suppress(RayhaulError):
-                job = await self._ledger.job(EVERYTHING, order.context.job_id)
-        if job is None:
-            return order
-        is_given_up = job.status in (JobStatus.CANCELLED, JobStatus.FAILED)
-        return replace(order, context=_context(job), epoch=job.epoch if is_given_up else None)
 
     async def _ask(self, book: Book, now_s: float) -> None:
         """Ask agents for the tails of their stripes; who is not heard of is asked again."""
@@ -179,15 +147,7 @@ class Dispatch:
                 is_held = session.session_id in book.agents[sent.agent].held
                 if draft.now_s - sent.sent_at_s < (_ABORT_AGAIN_S if is_held else _ABORT_GIVEN_UP_S):
                     continue
-            context = JobContext(job_id=session.job_id, user_id="", correlation_id=session.session_id)
-            order = AbortOrder(
-                session_id=session.session_id,
-                context=context,
-                bucket=session.bucket or self._bucket,
-                key=session.key,
-                upload_id=session.upload_id,
-            )
-            self._orders[names[index % len(names)]].append(order)
+            self._orders[names[index % len(names)]].append(self._making.abort(session))
 
     def _decide_probes(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         in_vain = [(order_id, book.probing[order_id]) for order_id in book.hosts.looks_in_vain(draft.now_s)]
@@ -269,24 +229,10 @@ class Dispatch:
         job = draft.job(waiting.job_id)
         if job is None or job.status is not JobStatus.QUEUED or job.metadata is not None:
             return
-        first, *others = sources.to_look_at(job)
-        may_peek = peeking.may_peek(job, self._settings)
-        if may_peek:
+        order = self._making.look(job)
+        if order.may_peek:
             self._lookers.note(job.id, agent, draft.now_s)
-        self._orders[agent].append(
-            ProbeOrder(
-                order_id=self._new_id("probe"),
-                context=_context(job),
-                url=first.url,
-                headers=first.headers,
-                source=first.index,
-                mirrors=tuple(others),
-                filename=job.spec.filename,
-                size_bytes_max=job.spec.size_bytes_max,
-                refresh_webhook=job.spec.refresh_webhook,
-                may_peek=may_peek,
-            )
-        )
+        self._orders[agent].append(order)
 
     def _loads(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> Mapping[str, Load]:
         change = draft.slots_change()
@@ -320,71 +266,6 @@ class Dispatch:
             # A job that can not be planned must not stand in the way of all others.
             give_up(draft, job, error.failure(), {"stage": "planning"}, dead_letter=error.retryable)
 
-    async def _transfer_order(self, book: Book, lease: Lease, now_s: float) -> TransferOrder:
-        job = book.jobs[lease.job_id]
-        assert job.metadata is not None
-        assert job.key is not None
-        session = book.open_session(job.id)
-        main, *mirrors = sources_from(job.spec, job.metadata.source)
-        plan = plan_parts(job.metadata.size_bytes, part_bytes_min=self._settings.transfer.part_bytes_min)
-        return TransferOrder(
-            lease_id=lease.lease_id,
-            epoch=lease.epoch,
-            context=_context(job),
-            url=main.url,
-            headers=main.headers,
-            pin=job.metadata,
-            bucket=self._bucket,
-            key=job.key,
-            part_bytes=plan.part_bytes if session is None else session.part_bytes,
-            first_part=lease.first_part,
-            end_part=lease.end_part,
-            connections=job.spec.connections,
-            checksum=expected_checksum(
-                job.spec, job.metadata, digest_bytes_max=self._settings.transfer.digest_bytes_max
-            ),
-            compute_sha256=job.spec.compute_sha256,
-            size_bytes_max=job.spec.size_bytes_max,
-            session=session,
-            parts_done=() if session is None else await self._parts_of(lease, session),
-            refresh_webhook=job.spec.refresh_webhook,
-            grant=book.hosts.grant(lease.agent, host_of_job(job), now_s),
-            rates=book.rates.grants_of_lease(lease.lease_id, now_s),
-            mirrors=tuple(
-                replace(source, grant=book.hosts.grant(lease.agent, host_of(source.url), now_s)) for source in mirrors
-            ),
-            other_grants=tuple(book.hosts.grant(lease.agent, host, now_s) for host in job.metadata.other_hosts),
-            is_apart=job.error is not None and job.error.code == ChecksumMismatch.code,
-            is_twin=stripes.is_twin(book, lease),
-            copy=await self._copy_for(job, lease, session),
-        )
-
-    async def _copy_for(self, job: Job, lease: Lease, session: UploadSession | None) -> StandingCopy | None:
-        """Return the object of an earlier job that has this job's file; None where it is to be fetched.
-
-        After any failure it is: the copy may be what failed.
-        """
-        if not job.spec.dedupe or job.error is not None or session is not None or lease.first_part > 1:
-            return None
-        for earlier in await self._ledger.with_file_of(job):
-            if has_file_of(earlier, job) and earlier.result is not None:
-                result = earlier.result
-                return StandingCopy(
-                    job_id=earlier.id,
-                    bucket=result.bucket,
-                    key=result.key,
-                    size_bytes=result.size_bytes,
-                    etag=result.etag,
-                    sha256=result.sha256,
-                    crc64nvme=result.crc64nvme,
-                    parts_count=result.parts_count,
-                )
-        return None
-
-    async def _parts_of(self, lease: Lease, session: UploadSession) -> tuple[PartDone, ...]:
-        parts = await self._ledger.parts(session.session_id)
-        return tuple(part for part in parts if lease.first_part <= part.number < lease.end_part)
-
 
 async def _sent(agent: str, sending: Awaitable[None]) -> None:
     """Tell an agent something. One that can not be told holds up nobody: what it misses its reports show."""
@@ -392,13 +273,3 @@ async def _sent(agent: str, sending: Awaitable[None]) -> None:
         await sending
     except Exception:
         log.exception("%s can not be told", agent, extra={"agentId": agent})
-
-
-def _context(job: Job) -> JobContext:
-    return JobContext(
-        job_id=job.id,
-        user_id=job.user_id,
-        correlation_id=job.correlation_id,
-        attempt=job.attempt,
-        traceparent=job.traceparent,
-    )

@@ -17,8 +17,9 @@ from typing import Any
 
 from actors.book import Book
 from actors.decisions import Rules
-from actors.dispatch import EVERYTHING, Dispatch
+from actors.dispatch import Dispatch
 from actors.draft import Draft
+from actors.orders import EVERYTHING
 from actors.scaler import Scaler
 from actors.watch import Watch
 from actors.watchdog import observe_silence, observe_stalls

@@ -15,11 +15,12 @@ from actors.book import Book
 from actors.counts import Counts
 from actors.crossing import Failed, as_value
 from actors.decisions import Rules, hear
-from actors.dispatch import EVERYTHING, Dispatch
+from actors.dispatch import Dispatch
 from actors.draft import Draft
 from actors.gauges import gauge
 from actors.hosts import Hosts
 from actors.loop import Loop
+from actors.orders import EVERYTHING
 from actors.ports import (
     Accepted,
     AgentPool,
