@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 from random import Random
 from typing import Any
 
-from actors.fitness import unfit
+from actors.fitness import Fitness, unfit
 from actors.following import order_span
 from actors.holding import Held, key_of, progress_of
 from actors.looking import Looking
@@ -65,8 +65,6 @@ log = logging.getLogger(__name__)
 #: Longest wait for the answer to a report; then the same is reported again.
 _REPORT_TIMEOUT_S = 15.0
 _REPORT_AGAIN_S = 0.3
-#: Time between two looks at disk and memory.
-_JUDGE_S = 5.0
 
 
 class Agent:
@@ -96,9 +94,7 @@ class Agent:
         self._new_id = new_id
         self._rng = rng
         self._tracer = tracer
-        self._judge = unfit
-        self._judged_at_s = float("-inf")
-        self._unfit: str | None = None
+        self._fitness = Fitness(settings.agent, unfit)
         self.superseded = False
         self._clock = clock
         self._monotonic = monotonic
@@ -366,14 +362,6 @@ class Agent:
                     log.warning(error.message, extra={"jobId": held.order.context.job_id, "code": error.code})
                 held.lose()
 
-    def _judged(self, now_s: float) -> str | None:
-        if now_s - self._judged_at_s >= _JUDGE_S:
-            found, self._judged_at_s = self._judge(self._settings.agent), now_s
-            if found != self._unfit:
-                log.warning("unfit: %s", found) if found else log.info("fit again")
-            self._unfit = found
-        return self._unfit
-
     def _compose(self, *, leaving: bool = False) -> AgentReport:
         self._seq += 1
         now_s = self._monotonic()
@@ -391,7 +379,7 @@ class Agent:
                 memory_bytes_max=self._settings.agent.memory_bytes_max,
             ),
             draining=self._draining,
-            unfit=self._judged(now_s),
+            unfit=self._fitness.judged(now_s),
             leaving=leaving,
             held=frozenset(self._held),
             let_go=frozenset(self._let_go),

@@ -1,17 +1,42 @@
 """Whether this machine can take more work: an agent whose disk or memory is full says so, and gets no leases."""
 
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from rayhaul.settings import AgentSettings
 
+log = logging.getLogger(__name__)
+
 _MIB = 1024 * 1024
+#: Time between two looks at disk and memory.
+_JUDGE_S = 5.0
 #: A limit of the container (control group v2), in whose memory all that the agent buffers must fit.
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+class Fitness:
+    """Says with each report whether the machine is fit, and looks only every few seconds."""
+
+    def __init__(self, settings: AgentSettings, look: Callable[[AgentSettings], str | None]) -> None:
+        self._settings = settings
+        self._look = look
+        self._looked_at_s = float("-inf")
+        self._unfit: str | None = None
+
+    def judged(self, now_s: float) -> str | None:
+        """Return why this machine can take no leases, by the last look."""
+        if now_s - self._looked_at_s >= _JUDGE_S:
+            found, self._looked_at_s = self._look(self._settings), now_s
+            if found != self._unfit:
+                log.warning("unfit: %s", found) if found else log.info("fit again")
+            self._unfit = found
+        return self._unfit
 
 
 def unfit(settings: AgentSettings) -> str | None:
