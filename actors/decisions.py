@@ -108,16 +108,16 @@ def _hear_under_lease(draft: Draft, notice: LeaseNotice, rules: Rules) -> bool:
         case Trimmed():
             stripes.trim(draft, lease, notice)
         case StripeDone():
-            draft.note_left_out(job.id, notice.left_out)
+            draft.heard.note_left_out(job.id, notice.left_out)
             stripes.finish(draft, job, lease)
         case CommitAsked():
             _let_publish(draft, job, lease)
         case Transferred():
-            draft.note_left_out(job.id, notice.left_out)
+            draft.heard.note_left_out(job.id, notice.left_out)
             _complete(draft, job, lease, notice)
-            draft.accepted_by_sink(job.id)
+            draft.heard.accepted_by_sink(job.id)
         case LeaseFailed():
-            draft.note_left_out(job.id, notice.left_out)
+            draft.heard.note_left_out(job.id, notice.left_out)
             _lease_failed(draft, job, lease, notice.failure, rules)
     return True
 
@@ -133,7 +133,7 @@ def _counts(draft: Draft, job: Job, lease: Lease, notice: LeaseNotice) -> bool:
 
 def _take_parts(draft: Draft, job: Job, lease: Lease, notice: PartsDone, rules: Rules) -> None:
     draft.put_parts(notice.parts)
-    draft.accepted_by_sink(job.id)
+    draft.heard.accepted_by_sink(job.id)
     stripes.note_parts(draft, job)
     failure = quotas.charge_parts(draft, job, notice.parts, rules.quota)
     if failure is not None:
@@ -249,10 +249,10 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
     draft.revoke_job(job.id)
     if failure.code == ChecksumMismatch.code:
         draft.count(CHECKSUM_MISMATCHES)
-    if failure.code == SinkRefused.code and not parking.is_own_fault(draft.parking, job.id):
+    if failure.code == SinkRefused.code and not parking.is_own_fault(draft.heard.parking, job.id):
         _park(draft, job, failure, rules, told)
         return
-    draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
+    draft.heard.parking = parking.ended(draft.heard.parking, job.id, draft.now_s)
     begins_elsewhere = sources.begins_elsewhere(draft, job, failure)
     if begins_elsewhere:
         failure = replace(failure, retryable=True)
@@ -272,9 +272,9 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
 
 def _park(draft: Draft, job: Job, failure: Failure, rules: Rules, told: Mapping[str, Any]) -> None:
     """Hand a job back uncharged, and start no others, until the bucket takes something again."""
-    draft.refused_by_sink(job.id, failure.message, park_s=rules.liveness.park_s)
+    draft.heard.refused_by_sink(job.id, failure.message, park_s=rules.liveness.park_s)
     # Behind the others: where it is this job that the bucket does not take, they show it.
-    behind_s = rules.liveness.park_s + max(0.0, (draft.parking.until_s or draft.now_s) - draft.now_s)
+    behind_s = rules.liveness.park_s + max(0.0, (draft.heard.parking.until_s or draft.now_s) - draft.now_s)
     at = draft.now + timedelta(seconds=behind_s)
     payload = {**told, **_why(failure), "parked": True, "nextAttemptAt": at.isoformat()}
     draft.transition(job, JobEvent.REQUEUED, payload, attempt=job.attempt - 1, error=failure, next_attempt_at=at)
@@ -343,7 +343,7 @@ def hand_back(
     job = draft.job(lease.job_id)
     if job is None or job.status not in (JobStatus.DOWNLOADING, JobStatus.UPLOADING):
         return
-    draft.parking = parking.ended(draft.parking, job.id, draft.now_s)
+    draft.heard.parking = parking.ended(draft.heard.parking, job.id, draft.now_s)
     failure = replace(AgentLost(why).failure(), code=code)
     others_go_on = bool(draft.leases_of_job(job.id))
     requeues = job.requeues + (1 if charged and (is_young or not others_go_on) else 0)

@@ -167,7 +167,7 @@ class Dispatch:
 
     def _decide_leases(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         spread = Spread(self._loads(draft, book, free))
-        starts_max = parking.starts_max(draft.parking, draft.now_s)
+        starts_max = parking.starts_max(draft.heard.parking, draft.now_s)
         most = spread.free_slots if starts_max is None else min(starts_max, spread.free_slots)
         for waiting in self._choose_startable(draft, book, most):
             agent = spread.take_of(self._lookers.take(draft.job(waiting.job_id)))
@@ -198,7 +198,7 @@ class Dispatch:
         for waiting in self._take(book.unprobed_apart, draft, 1):
             self._look_at(draft, waiting, agent)
             return True
-        if parking.starts_max(draft.parking, draft.now_s) != 0:
+        if parking.starts_max(draft.heard.parking, draft.now_s) != 0:
             for waiting in self._take_startable(book.waiting_apart, draft, book, 1):
                 self._start(draft, waiting, book.agents[agent])
                 return True
@@ -206,7 +206,7 @@ class Dispatch:
 
     @staticmethod
     def _may_start_apart(draft: Draft, book: Book) -> bool:
-        is_parked = parking.starts_max(draft.parking, draft.now_s) == 0
+        is_parked = parking.starts_max(draft.heard.parking, draft.now_s) == 0
         return not is_parked and book.waiting_apart.ready_count(but=draft.paused) > 0
 
     def _take_startable(self, queue: WaitingQueue, draft: Draft, book: Book, most: int) -> Sequence[Waiting]:
@@ -259,8 +259,8 @@ class Dispatch:
         try:
             holder = stripes.Holder(record.agent, record.incarnation)
             stripes.begin(draft, job, holder, part_bytes_min=self._settings.transfer.part_bytes_min)
-            draft.parking = parking.tried(
-                draft.parking, job.id, draft.now_s, park_s=limits.park_s, park_s_max=limits.park_s_max
+            draft.heard.parking = parking.tried(
+                draft.heard.parking, job.id, draft.now_s, park_s=limits.park_s, park_s_max=limits.park_s_max
             )
         except RayhaulError as error:
             # A job that can not be planned must not stand in the way of all others.

@@ -4,16 +4,14 @@ A draft reads through to the book and changes nothing in it, so a failed commit 
 What is counted and told to agents waits in it too, and happens only once the commit stands.
 """
 
-import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from actors.book import Book
-from actors.pending import Asked, Setback
-from rayhaul.errors import SinkRefused
+from actors.heard import Heard
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, OpenUpload, PartDone, SessionState, UploadSession
@@ -28,13 +26,11 @@ from rayhaul.ledger.base import (
     UsageRecord,
 )
 from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
-from rayhaul.policy import parking, quota
+from rayhaul.policy import quota
 from rayhaul.policy.partset import PartSet
 from rayhaul.policy.quota import Usage
 from rayhaul.policy.scaling import Decision
 from rayhaul.tracing import recorded_id
-
-log = logging.getLogger(__name__)
 
 #: Events a job's webhook is told of.
 _TOLD = frozenset({JobEvent.COMPLETED, JobEvent.FAILED, JobEvent.DEADLETTERED})
@@ -69,11 +65,8 @@ class Draft:
         #: Uploads that belong to no job, to be aborted once this is durable.
         self.nobodys: list[OpenUpload] = []
         self.dead_letters_delta = 0
-        #: Heard from agents, not durable; but what a turn that fails heard is said again.
-        self.parking = book.parking
-        self._setbacks: dict[str, Setback | None] = {}
-        self._left_out: defaultdict[str, dict[int, str]] = defaultdict(dict)
-        self._answered: dict[str, Asked] = {}
+        #: What no row of the ledger holds.
+        self.heard = Heard(book, now.timestamp())
         self._paused: frozenset[Priority] | None = None
         self._scaling: list[ScalingRecord] = []
         self._usage: dict[str, Usage] = {}
@@ -158,10 +151,6 @@ class Draft:
         """Let a stripe end earlier, durably; its agent has agreed."""
         self._trimmed[lease.lease_id] = replace(lease, end_part=end_part)
 
-    def answer(self, lease_id: str, asked: Asked) -> None:
-        """Note what an agent has answered to a request for its tail."""
-        self._answered[lease_id] = asked
-
     def slots_change(self) -> Counter[str]:
         """Return by how many leases each agent has more (or less, negative) than when the turn began."""
         change = Counter(lease.agent for lease in self._granted.values())
@@ -222,21 +211,6 @@ class Draft:
     def recorded(self, session_id: str) -> PartSet:
         """Return the parts of an open session that are recorded at this point of the turn."""
         return self._book.parts.get(session_id, 0) | self._recorded.get(session_id, 0)
-
-    def note_left_out(self, job_id: str, sources: Iterable[tuple[int, str]]) -> None:
-        """Take an agent's word that it does not read from some of a job's sources any more, and why."""
-        self._left_out[job_id].update(sources)
-
-    def left_out(self, job_id: str) -> Mapping[int, str]:
-        """Return why sources of a job are not read from, as far as agents have told."""
-        return {**self._book.left_out.get(job_id, {}), **self._left_out[job_id]}
-
-    def setback(self, job_id: str) -> Setback | None:
-        """Return what befell stripes of a job since a part of it was last recorded."""
-        return self._setbacks[job_id] if job_id in self._setbacks else self._book.setbacks.get(job_id)
-
-    def put_setback(self, job_id: str, setback: Setback | None) -> None:
-        self._setbacks[job_id] = setback
 
     def spend(self, record: IdempotencyRecord) -> None:
         self._idempotency[record.user_id, record.key] = record
@@ -300,14 +274,6 @@ class Draft:
     def observe(self, metric: Metric, value: float, job: Job) -> None:
         """Note a value that a job showed, once this is durable."""
         self._observed.append((metric, value, recorded_id(job.traceparent)))
-
-    def accepted_by_sink(self, job_id: str) -> None:
-        """Note that the bucket takes us."""
-        self.parking = parking.accepted(self.parking, job_id, self.now_s)
-
-    def refused_by_sink(self, job_id: str, why: str, *, park_s: float) -> None:
-        """Note that the bucket refuses us."""
-        self.parking = parking.refused(self.parking, job_id, why, self.now_s, park_s=park_s)
 
     def tell(self, meter: Meter) -> None:
         """Count what has become true."""
@@ -380,7 +346,6 @@ class Draft:
     def merge(self, batch: Batch) -> None:
         """Bring the book up to what was committed."""
         self._book.dead_letters_count += self.dead_letters_delta
-        self._merge_parking()
         self._book.usage.update(self._usage)
         if batch.paused is not None:
             self._book.paused = set(batch.paused)
@@ -393,27 +358,4 @@ class Draft:
             parts=batch.parts,
             now_s=self.now_s,
         )
-        self._merge_stripes()
-
-    def _merge_stripes(self) -> None:
-        book = self._book
-        for lease_id, asked in self._answered.items():
-            if lease_id in book.leases:
-                book.asked[lease_id] = asked
-                book.restripe.add(book.leases[lease_id].job_id)
-        for job_id, sources in self._left_out.items():
-            if sources and job_id in book.jobs:
-                book.left_out.setdefault(job_id, {}).update(sources)
-        for job_id, setback in self._setbacks.items():
-            book.setbacks.pop(job_id, None)
-            if setback is not None and job_id in book.jobs:
-                book.setbacks[job_id] = setback
-
-    def _merge_parking(self) -> None:
-        was, self._book.parking = self._book.parking, self.parking
-        if was.is_parked and not self.parking.is_parked:
-            log.info("the bucket takes us again: jobs are started")
-        elif self.parking.is_parked and not was.is_parked:
-            log.error(
-                "the bucket refuses us, starts are parked: %s", self.parking.why, extra={"code": SinkRefused.code}
-            )
+        self.heard.merge()

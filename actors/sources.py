@@ -39,7 +39,7 @@ def told(draft: Draft, job: Job, result: JobResult | None = None) -> Mapping[str
     """Return which source brought how much, and why one was left out, for an event; nothing where there is but one."""
     if not job.spec.mirrors:
         return {}
-    brought, left_out = dict(result.sources if result is not None else ()), draft.left_out(job.id)
+    brought, left_out = dict(result.sources if result is not None else ()), draft.heard.left_out(job.id)
     return {
         "sources": [
             {

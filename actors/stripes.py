@@ -80,17 +80,17 @@ def join(draft: Draft, job: Job, holder: Holder, first_part: int, end_part: int)
 
 def _told_setbacks(draft: Draft, job: Job) -> Mapping[str, str]:
     """Return what the history has not told yet of stripes that came back: why parts are begun again, and so late."""
-    before = draft.setback(job.id)
+    before = draft.heard.setback(job.id)
     if before is None or not before.untold:
         return {}
-    draft.put_setback(job.id, replace(before, untold=()))
+    draft.heard.put_setback(job.id, replace(before, untold=()))
     return {"setback": "; ".join(before.untold)}
 
 
 def trim(draft: Draft, lease: Lease, notice: Trimmed) -> None:
     """Take an agent's word where its stripe ends now."""
     gives = notice.end_part < lease.end_part
-    draft.answer(lease.lease_id, Asked(draft.now_s, gave_nothing=not gives, shared=notice.shared))
+    draft.heard.answer(lease.lease_id, Asked(draft.now_s, gave_nothing=not gives, shared=notice.shared))
     if gives:
         draft.trim(lease, notice.end_part)
 
@@ -122,18 +122,18 @@ def _overlap(one: Lease, other: Lease) -> bool:
 
 def set_back(draft: Draft, job: Job, agent: str, wait_s: Callable[[int], float], why: str) -> None:
     """Note that a stripe came back while others go on: its parts wait for another agent, longer each time."""
-    before = draft.setback(job.id)
+    before = draft.heard.setback(job.id)
     count = 1 if before is None else before.count + 1
     untold = (*(() if before is None else before.untold), f"{agent}: {why}")[-_SETBACKS_MAX:]
-    draft.put_setback(job.id, Setback(count, draft.now_s + wait_s(count), agent, untold))
+    draft.heard.put_setback(job.id, Setback(count, draft.now_s + wait_s(count), agent, untold))
     log.warning("a stripe came back, the others go on: %s", why, extra={"jobId": job.id})
 
 
 def note_parts(draft: Draft, job: Job) -> None:
     """Forget setbacks once parts come in and nothing has happened for a while."""
-    before = draft.setback(job.id)
+    before = draft.heard.setback(job.id)
     if before is not None and draft.now_s > before.until_s + _FORGIVEN_S:
-        draft.put_setback(job.id, replace(before, count=0) if before.untold else None)
+        draft.heard.put_setback(job.id, replace(before, count=0) if before.untold else None)
 
 
 def may_publish(draft: Draft, job: Job, lease: Lease) -> bool:
@@ -191,7 +191,7 @@ class Striping:
         """Lease stripes to agents with room to spare, by agent; return what agents are to be asked for."""
         changed, book.restripe = book.restripe, set()
         spare = {agent: slots for agent, slots in room.items() if slots > 0}
-        if not spare or parking.starts_max(draft.parking, draft.now_s) is not None:
+        if not spare or parking.starts_max(draft.heard.parking, draft.now_s) is not None:
             book.restripe = changed
             return []
         jobs: Sequence[str] = sorted(changed)
@@ -211,7 +211,7 @@ class Striping:
     def _may_widen(self, draft: Draft, book: Book, job: Job, session: UploadSession) -> bool:
         if job.status is not JobStatus.DOWNLOADING or job.id in book.suspects or job.spec.priority in draft.paused:
             return False
-        setback = draft.setback(job.id)
+        setback = draft.heard.setback(job.id)
         if setback is not None and (setback.count > _SETBACKS_MAX or draft.now_s < setback.until_s):
             return False
         found = job.metadata
@@ -260,7 +260,7 @@ class Striping:
         stripes_max = min(stripes_max, len(leases) + max(0, book.hosts.room(host_of_job(job), draft.now_s)))
         if session is None or not 0 < len(leases) < stripes_max:
             return Plan()
-        setback = draft.setback(job.id)
+        setback = draft.heard.setback(job.id)
         taken = {lease.agent for lease in leases}
         if setback is not None:
             # Others first.
