@@ -5,30 +5,32 @@ Laws of this file:
 2. Nothing is answered and no order leaves before the turn's commit stands, under our own leadership.
 3. A commit that failed may stand all the same: callers are told so, and the book is rebuilt from the ledger.
 4. Starting is rebuilding: there is no second code path for recovery.
-5. A call whose content can not be kept fails alone: the turn is repeated in halves without it.
+5. A call whose content can not be kept fails alone: the turn is repeated in halves without it (poison.py).
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from actors.book import Book
+from actors.calls import Apply, Call, Poisoned, attempt, has_weight, refuse, settle
 from actors.decisions import Rules
 from actors.dispatch import Dispatch
 from actors.draft import Draft
 from actors.orders import EVERYTHING
+from actors.poison import Isolation
 from actors.scaler import Scaler
 from actors.watch import Watch
 from actors.watchdog import observe_silence, observe_stalls
-from rayhaul.errors import Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
+from rayhaul.errors import InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.ids import NewId
 from rayhaul.job import utc
 from rayhaul.lease import AgentReport, ReportReply, SessionOpened, Swept
 from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict
-from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, POISONED_CALLS, TICK_ERRORS, Meter
+from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, TICK_ERRORS, Meter
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +42,6 @@ _LATE_S = 5.0
 _FAILED_TURN_PAUSE_S = 0.5
 #: Answers rest on a leadership that was confirmed no longer ago than this.
 _CONFIRM_S = 1.0
-#: Poisoned notices that are remembered until their agents have heard of it.
-_POISONED_MAX = 1000
-
-Apply = Callable[[Draft], Any]
-
-
-class Poisoned(Internal):
-    """The content of a call brought its turn down; nothing of the turn was written."""
-
-
-@dataclass(slots=True)
-class Call:
-    """Something asked of the scheduler: `apply` takes it into the turn's draft; `answer` is told when it is durable."""
-
-    apply: Apply
-    answer: asyncio.Future[Any]
-    #: Read before the turn decides: (user id, Idempotency-Key), or the id of a job that may be final.
-    idempotency: tuple[str, str] | None = None
-    job_id: str | None = None
-    #: What `apply` hears, where that is an agent's report.
-    report: AgentReport | None = None
 
 
 class Loop:
@@ -80,8 +61,6 @@ class Loop:
         holder: str,
     ) -> None:
         self.book = book
-        #: Notices that the ledger can not take, by id.
-        self.poisoned: dict[str, None] = {}
         #: What the ledger knows of the Idempotency-Keys of this turn's calls.
         self.spent: dict[tuple[str, str], IdempotencyRecord] = {}
         self.works = False
@@ -98,6 +77,7 @@ class Loop:
         self._new_id = new_id
         self._holder = holder
         self._meter: Meter = rules.meter
+        self.isolation = Isolation(partial(self._turn, decide=False), self.report_call, self._meter)
         self._inbox: list[Call] = []
         self._wake = asyncio.Event()
         self._leader_epoch: int | None = None
@@ -132,7 +112,7 @@ class Loop:
         finally:
             self._started = self.works = False
             left, self._inbox = self._inbox, []
-            _refuse(left, Unavailable("the scheduler has stopped"))
+            refuse(left, Unavailable("the scheduler has stopped"))
 
     async def _run(self) -> None:
         # What there is to do at a start, such as looking for agents, does not wait for somebody to call.
@@ -174,7 +154,7 @@ class Loop:
             try:
                 await self._turn(calls, decide=not self.is_resting)
             except (InvalidRequest, Poisoned) as error:
-                await self._take_apart(calls, error)
+                await self.isolation.take_apart(calls, error)
         except BaseException as error:
             # Queues were taken from, and a commit may stand unheard: what we remember may not be true any more.
             self._book_in_doubt = True
@@ -182,7 +162,7 @@ class Loop:
                 self.works = False
             if isinstance(error, Deposed):
                 self._started = False
-            _refuse(calls, error)
+            refuse(calls, error)
             raise
 
     def check_started(self) -> None:
@@ -210,12 +190,12 @@ class Loop:
         draft = Draft(self.book, utc(self._clock()), self._new_id)
         try:
             await self._read_ahead(calls, draft)
-            answers = [(call, _attempt(call, draft)) for call in calls]
+            answers = [(call, attempt(call, draft)) for call in calls]
             if decide:
                 self._decide(draft)
             self._watch.write(draft)
             batch = draft.seal(self._leader_epoch)
-            await self._commit(batch, is_urgent=bool(draft.revokes) or any(_has_weight(*told) for told in answers))
+            await self._commit(batch, is_urgent=bool(draft.revokes) or any(has_weight(*told) for told in answers))
         except (InvalidRequest, Poisoned):
             self._dispatch.put_back(draft)
             self._scaler.put_back()
@@ -226,7 +206,7 @@ class Loop:
             # What has just become true (a job is here, its metadata is, a slot is free) is decided on at once.
             self._wake.set()
         for call, answer in answers:
-            _settle(call.answer, answer)
+            settle(call, answer)
         await self._dispatch.act(draft, self.book)
         knew_agents = self._scaler.knows_agents
         await self._scaler.act(self.book, draft.now_s)
@@ -245,62 +225,6 @@ class Loop:
             # The calls of this turn are not to blame: they are taken without it.
             log.exception("deciding failed unexpectedly")
             raise Poisoned(f"unexpected {type(error).__name__} in the scheduler") from error
-
-    async def _take_apart(self, calls: Sequence[Call], error: RayhaulError) -> None:
-        """Take the calls of a turn that failed again, in ever smaller turns, until the bad one is alone.
-
-        Raises: `error` where it is none of the calls.
-        """
-        if not calls:
-            raise error
-        half = len(calls) // 2
-        for some in (calls[:half], calls[half:]):
-            if some:
-                await self._retake(some)
-
-    async def _retake(self, calls: Sequence[Call]) -> None:
-        try:
-            await self._turn(calls, decide=False)
-        except (InvalidRequest, Poisoned) as error:
-            if len(calls) == 1:
-                await self._isolate(calls[0], error)
-            else:
-                await self._take_apart(calls, error)
-
-    async def _isolate(self, call: Call, error: RayhaulError) -> None:
-        notices = () if call.report is None else call.report.notices
-        if len(notices) > 1:
-            await self._halve(call)
-            return
-        self._meter.inc(POISONED_CALLS)
-        if not notices or notices[0].notice_id in self.poisoned:
-            log.warning("a call can not be carried out: %s", error.message, extra={"code": error.code})
-            _refuse([call], error)
-            return
-        # From now on it is refused as such: the agent would say it again and again, with all else it has to say.
-        job_id, kind = notices[0].job_id, type(notices[0]).__name__
-        log.error("a notice can not be taken, %s: %s", kind, error.message, extra={"jobId": job_id})
-        self.poisoned[notices[0].notice_id] = None
-        while len(self.poisoned) > _POISONED_MAX:
-            del self.poisoned[next(iter(self.poisoned))]
-        await self._retake([call])
-
-    async def _halve(self, call: Call) -> None:
-        """Hear a report in two pieces, each with half of the notices, and give one answer."""
-        assert call.report is not None
-        notices = call.report.notices
-        half = len(notices) // 2
-        replies: list[ReportReply] = []
-        # First with none: where that fails, it is none of the notices.
-        for some in ((), notices[:half], notices[half:]):
-            piece = self.report_call(replace(call.report, notices=some))
-            await self._retake([piece])
-            try:
-                replies.append(piece.answer.result())
-            except RayhaulError as error:
-                _refuse([call], error)
-                return
-        _settle(call.answer, _joined(replies))
 
     def _note_pause(self) -> None:
         now_s = self._clock()
@@ -366,54 +290,3 @@ class Loop:
     def _idle_s(self) -> float:
         due_s = [due for queue in self.book.queues if (due := queue.due_at_s()) is not None]
         return min([TURN_S, *(max(0.0, due - self._clock()) for due in due_s)])
-
-
-def _has_weight(call: Call, answer: Any) -> bool:
-    """Say whether an agent will do or leave something by this answer: leave to publish, say, or a lease to stop."""
-    if call.report is None or not isinstance(answer, ReportReply):
-        return False
-    return bool(call.report.notices or answer.revoked or answer.superseded)
-
-
-def _joined(replies: Sequence[ReportReply]) -> ReportReply:
-    """Return the one answer to a report that was heard in pieces."""
-    return replace(
-        replies[-1],
-        acknowledged=frozenset().union(*(reply.acknowledged for reply in replies)),
-        refused=frozenset().union(*(reply.refused for reply in replies)),
-    )
-
-
-def _attempt(call: Call, draft: Draft) -> Any:
-    """Apply a call; an error of ours is its answer, and leaves the rest of the turn alone.
-
-    Raises: Poisoned where a bug of ours met it, and the draft is not to be trusted any more.
-    """
-    try:
-        return call.apply(draft)
-    except RayhaulError as error:
-        return error
-    except Exception as error:
-        log.exception("a call failed unexpectedly")
-        raise Poisoned(f"unexpected {type(error).__name__} in the scheduler") from error
-
-
-def _settle(future: asyncio.Future[Any], answer: Any) -> None:
-    if future.done():
-        return
-    if isinstance(answer, RayhaulError):
-        future.set_exception(answer)
-    else:
-        future.set_result(answer)
-
-
-def _refuse(calls: Sequence[Call], error: BaseException) -> None:
-    """Tell the callers of a turn that failed that nothing of it was done."""
-    for call in calls:
-        if not call.answer.done():
-            if isinstance(error, LedgerConflict):
-                call.answer.set_exception(Unavailable("another scheduler wrote; what was asked may not be done"))
-            elif isinstance(error, RayhaulError):
-                call.answer.set_exception(type(error)(error.message))
-            else:
-                call.answer.set_exception(Unavailable("the turn that carried this call failed"))

@@ -345,7 +345,7 @@ class Scheduler:
     def _hear_notice(self, draft: Draft, notice: Notice) -> bool:
         """Take a notice; one that can not be taken fails its job, and leaves the rest of the report alone."""
         try:
-            if notice.notice_id not in self._loop.poisoned:
+            if notice.notice_id not in self._loop.isolation.poisoned:
                 return hear(draft, notice, self._rules)
             failure = Internal("what the agent told of it can not be kept in the ledger").failure()
         except RayhaulError as error:
