@@ -9,6 +9,7 @@ from actors.draft import Draft
 from rayhaul.errors import Failure, Fault, SourceChanged, SourceTooLarge
 from rayhaul.job import Job, JobResult
 from rayhaul.origins import Source, sources_from, sources_of
+from rayhaul.policy.planning import tells_versions
 from rayhaul.redaction import redacted
 
 #: Failures that say nothing against the source: the file is another one there by now, or is what it is.
@@ -31,7 +32,7 @@ def begins_elsewhere(draft: Draft, job: Job, failure: Failure) -> bool:
     if failure.fault != Fault.SOURCE or failure.code in _STAYS:
         return False
     session = draft.open_session(job.id)
-    is_combined = job.metadata.rangeable and (job.metadata.has_version or job.spec.checksum is not None)
+    is_combined = job.metadata.rangeable and (job.metadata.has_version or tells_versions(job.spec.checksum))
     return session is None or not is_combined or not draft.recorded(session.session_id)
 
 

@@ -20,10 +20,10 @@ from rayhaul.lease import Lease, Trimmed, TrimOrder, UploadSession
 from rayhaul.origins import host_of_job
 from rayhaul.policy import parking, striping
 from rayhaul.policy.partset import missing
-from rayhaul.policy.planning import PARTS_MAX, expected_checksum, parts_count, plan_parts
+from rayhaul.policy.planning import PARTS_MAX, expected_checksum, parts_count, plan_parts, tells_versions
 from rayhaul.policy.striping import Grant, Plan, Situation, Stripe
 from rayhaul.settings import Settings
-from tasks.checksum import Algorithm, Checksum
+from tasks.checksum import Checksum
 
 log = logging.getLogger(__name__)
 
@@ -217,13 +217,9 @@ class Striping:
         found = job.metadata
         if found is None or session.size_bytes is None or not found.rangeable:
             return False
-        if job.spec.compute_sha256:
-            return False
         checksum = expected_checksum(job.spec, found, digest_bytes_max=self._digest_bytes_max)
-        if checksum is None:
-            return found.has_version
-        # Other checksums are computed over the bytes in order: one agent reads them all.
-        return Checksum.parse(checksum).algorithm is Algorithm.CRC64NVME
+        needs_order = job.spec.compute_sha256 or (checksum is not None and Checksum.parse(checksum).needs_order)
+        return not needs_order and (found.has_version or tells_versions(checksum))
 
     def _widen(
         self,

@@ -150,8 +150,10 @@ class Metadata:
     filename: str
     final_url: str
     fetch_ms: int
-    #: `algorithm:hex` of the whole file, as the source tells it; algorithm sha256 or md5.
+    #: `algorithm:hex` of the whole file, as the source tells it; algorithm sha256, sha512 or md5.
     digest: str | None = None
+    #: CRC-32C of the whole file, as the source tells it: base64 of 4 big-endian bytes.
+    crc32c: str | None = None
     #: What the URL serves in place of the file: the SHA-256 in hex of a Metalink document, or the info-hash (`urn:bt…`)
     #: of a .torrent; None: it serves the file.
     described_by: str | None = None
@@ -186,6 +188,8 @@ class JobResult:
     sources: tuple[tuple[int, int], ...] = ()
     #: The job whose object was copied, where nothing was fetched.
     copied_from: str | None = None
+    #: What its bytes were compared with before it was published, `algorithm:value`.
+    checksum: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,8 @@ class PartDone:
     etag: str
     #: CRC-64/NVME of its bytes as they passed through the agent.
     crc64nvme: int | None = None
+    #: The same by CRC-32C, where the object is to be compared with one.
+    crc32c: int | None = None
     #: Which of the job's sources it came from: 0 is its URL, n its n-th mirror.
     source: int = 0
 

@@ -201,7 +201,8 @@ class TransferSettings(_Group):
         1024 * MIB,
         ge=0,
         description="Up to this size a file is compared with the digest that its source tells (Repr-Digest, Digest, "
-        "Content-MD5, x-goog-hash): its ranges are then read in order. A checksum in the job is always compared.",
+        "Content-MD5, x-goog-hash): its ranges are then hashed in order, by one agent. A CRC-32C (x-goog-hash) is "
+        "compared whatever the size, and so is a checksum in the job.",
     )
 
     def size_bytes_of(self, asked: int | None) -> int:

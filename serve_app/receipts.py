@@ -47,7 +47,7 @@ def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
         etag=result.etag,
         sha256=result.sha256,
         crc64nvme=result.crc64nvme,
-        checksum=job.spec.checksum,
+        checksum=result.checksum or job.spec.checksum,
         parts=result.parts_count,
         copied_from=result.copied_from,
         sources=[

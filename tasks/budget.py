@@ -5,7 +5,8 @@ Laws of this file:
 2. Bytes are granted as they are needed, and only while all who hold any could still be served to their end, one after
    the other (Dijkstra's banker). So a slow one holds what it has got, not what it will need; and nobody waits for ever
    for somebody who waits for him.
-3. Who came first is served first, but for those who would end a possible order: they do not hold up the others.
+3. Buffers that can be given back only in an order are one holder: none of them counts on what waits behind another.
+4. Who came first is served first, but for those who would end a possible order: they do not hold up the others.
 """
 
 import asyncio
@@ -15,18 +16,23 @@ from collections import deque
 STEP_BYTES = 1024 * 1024
 
 
+class Row:
+    """Buffers of which the first has to be given back before the next: what they need together."""
+
+    def __init__(self, wanted_bytes: int) -> None:
+        #: The most that they may ever hold.
+        self.wanted_bytes = wanted_bytes
+
+
 class Claim:
     """Memory for one buffer, which grows with it; to be released, whatever became of the buffer."""
 
-    def __init__(self, budget: "ByteBudget", wanted_bytes: int) -> None:
+    def __init__(self, budget: "ByteBudget", wanted_bytes: int, row: Row | None) -> None:
         self._budget = budget
+        self.row = row
         #: The most that it may ever hold. Of more than the whole budget only that is counted: it is then had alone.
         self.wanted_bytes = min(wanted_bytes, budget.bytes_max)
         self.held_bytes = 0
-
-    @property
-    def missing_bytes(self) -> int:
-        return self.wanted_bytes - self.held_bytes
 
     def has_room(self, bytes_count: int) -> bool:
         """Whether a buffer of so many bytes fits already."""
@@ -43,7 +49,7 @@ class Claim:
 
     @property
     def _step_bytes(self) -> int:
-        return min(STEP_BYTES, self.missing_bytes)
+        return min(STEP_BYTES, self.wanted_bytes - self.held_bytes)
 
     def settle(self) -> None:
         """Say that the buffer is whole: it will not grow any more."""
@@ -69,8 +75,9 @@ class ByteBudget:
         self._claims: set[Claim] = set()
         self._waiting: deque[tuple[Claim, int, asyncio.Future[None]]] = deque()
 
-    def claim(self, wanted_bytes: int) -> Claim:
-        return Claim(self, wanted_bytes)
+    def claim(self, wanted_bytes: int, row: Row | None = None) -> Claim:
+        """Return a claim that has nothing yet; `row`: what it waits for its turn in."""
+        return Claim(self, wanted_bytes, row)
 
     def may_grant(self, claim: Claim, step_bytes: int) -> bool:
         return not self._waiting and self._is_safe(claim, step_bytes)
@@ -117,11 +124,12 @@ class ByteBudget:
         free_bytes = self.bytes_max - self.used_bytes - step_bytes
         if free_bytes < 0:
             return False
-        others = [(other.missing_bytes, other.held_bytes) for other in self._claims if other is not claim]
+        held: dict[Claim | Row, int] = {claim.row or claim: step_bytes}
+        for known in self._claims:
+            holder = known.row or known
+            held[holder] = held.get(holder, 0) + known.held_bytes
         # Who needs the least first: where any order is possible, this one is.
-        for missing_bytes, held_bytes in sorted(
-            [*others, (claim.missing_bytes - step_bytes, claim.held_bytes + step_bytes)]
-        ):
+        for missing_bytes, held_bytes in sorted((holder.wanted_bytes - count, count) for holder, count in held.items()):
             if missing_bytes > free_bytes:
                 return False
             free_bytes += held_bytes

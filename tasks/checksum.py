@@ -7,26 +7,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from awscrt.checksums import combine_crc64nvme
+from awscrt.checksums import combine_crc32c, combine_crc64nvme
 
 from rayhaul.errors import ChecksumMismatch, InvalidRequest
 from rayhaul.lease import PartDone
 
 _CRC_BYTES = 8
-_HEX_DIGITS = {"sha256": 64, "md5": 32}
+_CRC32C_BYTES = 4
+_HEX_DIGITS = {"sha256": 64, "sha512": 128, "md5": 32}
 
 
 class Algorithm(StrEnum):
     SHA256 = "sha256"
+    SHA512 = "sha512"
     MD5 = "md5"
-    #: The one algorithm of which parts can be computed in any order and combined.
+    #: These two can be computed of parts in any order, and combined.
     CRC64NVME = "crc64nvme"
+    CRC32C = "crc32c"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checksum:
     algorithm: Algorithm
-    #: Lower-case hex; for CRC64NVME base64 of 8 big-endian bytes, as S3 writes it.
+    #: Lower-case hex; of the CRCs base64 of their big-endian bytes, as S3 and Google write them.
     value: str
 
     @classmethod
@@ -42,6 +45,8 @@ class Checksum:
             raise InvalidRequest(f"unknown checksum algorithm: {name[:32]}") from None
         if algorithm is Algorithm.CRC64NVME:
             return cls(algorithm=algorithm, value=crc_text(crc_value(value)))
+        if algorithm is Algorithm.CRC32C:
+            return cls(algorithm=algorithm, value=_text(_number(value, _CRC32C_BYTES, "crc32c"), _CRC32C_BYTES))
         value = value.lower()
         if len(value) != _HEX_DIGITS[algorithm] or set(value) - set("0123456789abcdef"):
             raise InvalidRequest(f"a {algorithm} checksum is {_HEX_DIGITS[algorithm]} hex digits")
@@ -50,7 +55,7 @@ class Checksum:
     @property
     def needs_order(self) -> bool:
         """Whether the bytes have to be read from first to last."""
-        return self.algorithm is not Algorithm.CRC64NVME
+        return self.algorithm in _HEX_DIGITS
 
     def check(self, found: str) -> None:
         """Raises: ChecksumMismatch."""
@@ -101,7 +106,7 @@ def crc_text(crc64nvme: int) -> str:
     >>> crc_text(0xAE8B14860A799888)
     'rosUhgp5mIg='
     """
-    return base64.b64encode(crc64nvme.to_bytes(_CRC_BYTES, "big")).decode()
+    return _text(crc64nvme, _CRC_BYTES)
 
 
 def crc_value(text: str) -> int:
@@ -109,12 +114,30 @@ def crc_value(text: str) -> int:
 
     Raises: InvalidRequest.
     """
+    return _number(text, _CRC_BYTES, "crc64nvme")
+
+
+def crc32c_text(crc32c: int) -> str:
+    """Return a CRC-32C as Google writes it in x-goog-hash.
+
+    >>> crc32c_text(0xE3069283)
+    '4waSgw=='
+    """
+    return _text(crc32c, _CRC32C_BYTES)
+
+
+def _text(number: int, bytes_count: int) -> str:
+    return base64.b64encode(number.to_bytes(bytes_count, "big")).decode()
+
+
+def _number(text: str, bytes_count: int, name: str) -> int:
+    """Raises: InvalidRequest."""
     try:
         raw = base64.b64decode(text, validate=True)
     except ValueError:
         raw = b""
-    if len(raw) != _CRC_BYTES:
-        raise InvalidRequest("a crc64nvme checksum is base64 of 8 bytes")
+    if len(raw) != bytes_count:
+        raise InvalidRequest(f"a {name} checksum is base64 of {bytes_count} bytes")
     return int.from_bytes(raw, "big")
 
 
@@ -125,6 +148,16 @@ def combined_crc(parts: Iterable[PartDone]) -> int | None:
         if part.crc64nvme is None:
             return None
         total = combine_crc64nvme(total, part.crc64nvme, part.size_bytes)
+    return total
+
+
+def combined_crc32c(parts: Iterable[PartDone]) -> int | None:
+    """Return the CRC-32C of all parts in a row, given in their order; None where one of them has none."""
+    total = 0
+    for part in parts:
+        if part.crc32c is None:
+            return None
+        total = combine_crc32c(total, part.crc32c, part.size_bytes)
     return total
 
 

@@ -53,7 +53,7 @@ async def copied(
         result = await _copy_parts(order, copy, upload)
         if copy.crc64nvme is not None and result.crc64nvme not in {None, copy.crc64nvme}:
             raise SinkBusy("The copy has another CRC-64/NVME than the object it is of; the file will be fetched.")
-        return replace(result, copied_from=copy.job_id, crc64nvme=copy.crc64nvme, sources=())
+        return replace(result, copied_from=copy.job_id, crc64nvme=copy.crc64nvme, sources=(), checksum=None)
     control.check()
     await control.ask_commit()
     control.check()
@@ -91,7 +91,7 @@ async def _copy_parts(order: TransferOrder, copy: StandingCopy, upload: Upload) 
                 lanes.create_task(lane())
     except* (CopyUnknown, SourceChanged) as group:
         raise SinkBusy("The store does not copy the object in parts; it will be fetched.") from group
-    return await upload.commit(parts_count=plan.parts_count, sha256=copy.sha256)
+    return await upload.commit(parts_count=plan.parts_count, sha256=copy.sha256, is_copy=True)
 
 
 async def _copy(order: TransferOrder, copy: StandingCopy, sink: Sink) -> ObjectHead:

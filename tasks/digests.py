@@ -20,8 +20,8 @@ from multidict import CIMultiDictProxy
 #: The strongest first, by their names in RFC 9530; the number of bytes they have.
 _BYTES = {"sha-512": 64, "sha-256": 32, "md5": 16, "crc32c": 4}
 _HASHLIB = {"sha-512": "sha512", "sha-256": "sha256", "md5": "md5"}
-#: What a job's checksum may be (tasks.checksum.Algorithm).
-_CHECKSUMS = {"sha-256": "sha256", "md5": "md5"}
+#: What a job's checksum may be (tasks.checksum.Algorithm): first what receipts and copies have a use for.
+_CHECKSUMS = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5"}
 #: A structured dictionary of byte sequences: `sha-256=:…:` (RFC 8941 3.2, 3.3.5).
 _STRUCTURED = re.compile(r"([a-z0-9*_.-]{1,32})=:([A-Za-z0-9+/=]{1,128}):")
 _PLAIN = re.compile(r"([A-Za-z0-9-]{1,32})=([A-Za-z0-9+/]{1,128}={0,2})")
@@ -67,10 +67,14 @@ def of_body(status: int, headers: CIMultiDictProxy[str]) -> Digest | None:
 
 def checksum_of(headers: CIMultiDictProxy[str], *, is_whole: bool) -> str | None:
     """Return the file's digest written as a job's checksum is; None where the source tells none of these algorithms."""
-    for digest in of_file(headers, is_whole=is_whole):
-        if digest.algorithm in _CHECKSUMS:
-            return f"{_CHECKSUMS[digest.algorithm]}:{digest.value.hex()}"
-    return None
+    told = {digest.algorithm: digest.value for digest in of_file(headers, is_whole=is_whole)}
+    return next((f"{ours}:{told[name].hex()}" for name, ours in _CHECKSUMS.items() if name in told), None)
+
+
+def crc32c_of(headers: CIMultiDictProxy[str], *, is_whole: bool) -> str | None:
+    """Return the file's CRC-32C as base64; None where the source does not tell it."""
+    told = (digest for digest in of_file(headers, is_whole=is_whole) if digest.algorithm == "crc32c")
+    return next((base64.b64encode(digest.value).decode() for digest in told), None)
 
 
 def hasher(algorithm: str) -> Hash:

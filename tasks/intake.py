@@ -10,6 +10,7 @@ from rayhaul.errors import EgressDenied, RayhaulError, SourceError, SourceStalle
 from rayhaul.job import Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import Meter
+from rayhaul.policy.planning import tells_versions
 from rayhaul.settings import SourceSettings
 from tasks.bucket_rules import StoredObject
 from tasks.gates import Gates
@@ -39,7 +40,7 @@ class Intake:
     ) -> None:
         self._transports = transports
         self.control = control
-        self.checksum_tells = order.checksum is not None
+        self.checksum_tells = tells_versions(order.checksum)
         self.supplies = Supplies(
             order, transports, source, control, line=line, gates=gates, refresh=refresh, meter=meter
         )

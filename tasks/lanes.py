@@ -5,8 +5,8 @@ Laws of this file:
    who is slower breaks no upload. After a pause of the source that let an upload idle, each connection does the same,
    and so does one whose part is tried again: a source that fails on costs the store no more uploads, a failing store
    the source no more reads. The first cut costs none: the upload waits for a hedge (tasks/hedging.py).
-2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py). Where the parts are read
-   in order there is one at work, and the others have nothing to do but that.
+2. A connection with nothing left to do asks for what crawls on another one (tasks/hedging.py). Where the parts are
+   hashed in order one stands by and does nothing but that, as the next part may be the one that crawls.
 """
 
 import asyncio
@@ -96,6 +96,9 @@ class Lanes:
 
     async def read(self, plan: PartPlan, number: int) -> Buffered:
         """Read a part into memory, and again where that fails. Its room is the caller's."""
+        if number > 1:
+            # Else all that are read at once would have begun with a source that may be the slowest.
+            await self._intake.looked()
         wanted = _Range(self._intake.reading(), number, *byte_range(plan, number))
         return await self._tries.again(partial(self._read, wanted), asking=wanted.reading)
 

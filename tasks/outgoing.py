@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Self
 
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import crc32c, crc64nvme
 
 from rayhaul.errors import Internal, InvalidRequest, SinkBusy
 from tasks.checksum import crc_value
@@ -47,6 +47,7 @@ class Outgoing:
         stall_timeout_s: float,
         md5_threads: Executor | None,
         md5_hex: str | None = None,
+        wants_crc32c: bool = False,
     ) -> None:
         """`watch` is set while a piece waits to be sent; `md5_threads` None: no MD5 is needed, or `md5_hex` is it."""
         self._pieces: AsyncIterator[bytes] = _Slices(body) if isinstance(body, Buffer) else aiter(body)
@@ -60,6 +61,8 @@ class Outgoing:
         self._task: asyncio.Task[object] | None = None
         self.bytes_sent = 0
         self.crc64nvme = 0
+        #: None where it is not wanted.
+        self.crc32c = 0 if wants_crc32c else None
         self.trouble: Exception | None = None
         if isinstance(body, Overheard):
             body.goes_into(lambda: self.crc64nvme)
@@ -86,6 +89,8 @@ class Outgoing:
             self.trouble = err
             raise
         self.crc64nvme = crc64nvme(piece, self.crc64nvme)
+        if self.crc32c is not None:
+            self.crc32c = crc32c(piece, self.crc32c)
         self._hash(piece)
         self._await_store()
         return piece

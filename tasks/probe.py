@@ -83,7 +83,7 @@ def _read_ranged(answer: Answer, filename: str | None, asked_bytes: int) -> Meta
     if answer.status == 416 and unsatisfied_total(answer.headers) == 0:
         # No byte 0: the file is empty. The headers are those of an error page.
         empty = _metadata(answer, filename, size_bytes=0)
-        return replace(empty, content_type=None, etag=None, last_modified=None, digest=None)
+        return replace(empty, content_type=None, etag=None, last_modified=None, digest=None, crc32c=None)
     dislikes_range = answer.status == 501 or (400 <= answer.status < 500 and answer.status not in _FINAL_REFUSALS)
     return None if dislikes_range else _read_whole(answer, filename)
 
@@ -107,4 +107,5 @@ def _metadata(answer: Answer, filename: str | None, *, size_bytes: int | None, r
         final_url=answer.final_url,
         fetch_ms=0,
         digest=digests.checksum_of(answer.headers, is_whole=answer.status == 200),
+        crc32c=digests.crc32c_of(answer.headers, is_whole=answer.status == 200),
     )

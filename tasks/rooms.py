@@ -6,16 +6,19 @@ Laws of this file:
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tasks.budget import ByteBudget, Claim
+from tasks.budget import ByteBudget, Claim, Row
 from tasks.lease_control import LeaseControl
 
 #: What a lease does that waits: others of its agent have the memory.
 AT_MEMORY = "waiting for memory"
 #: Well below the time after which a lease without progress is given up.
 _TELL_EVERY_S = 5.0
+#: Parts of a row that are in memory beside those being read.
+_BESIDE = 2
 
 
 class OutOfRoom(Exception):
@@ -37,10 +40,25 @@ class Rooms:
         self._memory = memory
         self._control = control
         self._rooms: set[Claim] = set()
+        self._row: Row | None = None
+
+    @contextmanager
+    def in_a_row(self, part_bytes: int, *, ahead_max: int) -> Iterator[int]:
+        """Give how many parts may be read at once, for the time of the block, that are given back one after the other.
+
+        There is room for one more, which is sent, and a hedge, within half of all memory.
+        """
+        ahead_count = min(ahead_max, self._memory.bytes_max // 2 // part_bytes - _BESIDE)
+        if ahead_count > 1:
+            self._row = Row((ahead_count + _BESIDE) * part_bytes)
+        try:
+            yield max(1, ahead_count)
+        finally:
+            self._row = None
 
     def room(self, bytes_count: int) -> Claim:
         """Return a claim to so many bytes, of which it has none yet; `free` it, or `free_all` at the end."""
-        room = self._memory.claim(bytes_count)
+        room = self._memory.claim(bytes_count, self._row)
         self._rooms.add(room)
         return room
 

@@ -116,7 +116,9 @@ class Sink:
 
     # --- bytes ---
 
-    async def put_part(self, key: str, upload_id: str, number: int, size_bytes: int, body: Body) -> Put:
+    async def put_part(
+        self, key: str, upload_id: str, number: int, size_bytes: int, body: Body, *, wants_crc32c: bool = False
+    ) -> Put:
         """Send one part.
 
         Raises: SinkError; what iterating the body raises.
@@ -125,7 +127,13 @@ class Sink:
         url = await self.calls.presign_put(key, query=query, headers={})
         try:
             put = await self._puts.send(
-                "upload_part", url, headers={}, size_bytes=size_bytes, body=body, tells_crc=self._tells_crc
+                "upload_part",
+                url,
+                headers={},
+                size_bytes=size_bytes,
+                body=body,
+                tells_crc=self._tells_crc,
+                wants_crc32c=wants_crc32c,
             )
         except SinkError:
             # That may be what is wrong.

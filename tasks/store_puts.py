@@ -31,6 +31,8 @@ class Put:
     crc64nvme: int
     #: Whether the store computed that too, and told it.
     told_crc: bool
+    #: None where it was not wanted.
+    crc32c: int | None = None
 
 
 class StorePuts:
@@ -75,6 +77,7 @@ class StorePuts:
         body: Body,
         tells_crc: bool,
         md5_hex: str | None = None,
+        wants_crc32c: bool = False,
     ) -> Put:
         """Send a body once. `tells_crc`: the store's answer has a CRC-64/NVME, so MD5 need not be computed.
 
@@ -90,6 +93,7 @@ class StorePuts:
                     stall_timeout_s=self._stall_timeout_s,
                     md5_threads=None if tells_crc or md5_hex is not None else self._md5_threads,
                     md5_hex=md5_hex,
+                    wants_crc32c=wants_crc32c,
                 )
                 try:
                     told = await self._exchange(url, {**headers, "Content-Length": str(size_bytes)}, outgoing)
@@ -112,7 +116,13 @@ class StorePuts:
         finally:
             self._meter.inc(SINK_REQUESTS, operation, result)
         self._meter.inc(SINK_BYTES, by=size_bytes)
-        return Put(etag=etag, size_bytes=size_bytes, crc64nvme=outgoing.crc64nvme, told_crc=told_crc(told) is not None)
+        return Put(
+            etag=etag,
+            size_bytes=size_bytes,
+            crc64nvme=outgoing.crc64nvme,
+            told_crc=told_crc(told) is not None,
+            crc32c=outgoing.crc32c,
+        )
 
     async def _exchange(self, url: str, headers: Mapping[str, str], outgoing: Outgoing) -> Mapping[str, str]:
         """PUT, and return the headers of a 200. Raises: SinkError."""

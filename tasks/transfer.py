@@ -4,13 +4,14 @@ Laws of this file:
 1. Checksums are compared before anything is published.
 2. An upload that is not completed is left as it is, for the next attempt or for an AbortOrder: the scheduler decides.
 3. A range streams straight into its part (tasks/lanes.py). Only what has to be hashed in order, comes without a length,
-   or goes up in one PUT is held in memory, and at most two parts of one lease; a third where the one that comes crawls,
-   and is asked for a second time. All that is held is within `memory`.
+   or goes up in one PUT is held in memory: of one stream at most two parts; of ranges that are hashed in order one more
+   than are read at once, and a hedge, within half of what there is. All that is held is within `memory`.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from rayhaul.errors import SourceFailed, SourceTooLarge, UploadLost
 from rayhaul.job import JobResult
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import Meter
-from rayhaul.policy.planning import PARTS_MAX, PartPlan, plan_parts
+from rayhaul.policy.planning import PARTS_MAX, PartPlan, plan_parts, tells_versions
 from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import TransferSettings
 from rayhaul.tracing import Kind, child
@@ -39,7 +40,7 @@ from tasks.lanes import Lanes
 from tasks.lease_control import LeaseControl, Tries, weightiest
 from tasks.links import Refresh
 from tasks.pace import Line, Pace
-from tasks.rooms import Rooms
+from tasks.rooms import Buffered, Rooms
 from tasks.sink import Sink
 from tasks.source import RangeIgnored
 from tasks.stripe import Stripe
@@ -181,7 +182,7 @@ class _Transfer:
         self._check_size(size_bytes)
         if size_bytes == 0 or (size_bytes <= self._single_put_bytes_max and not self._upload.has_session):
             return await self._in_one_put(size_bytes)
-        if not (order.pin.rangeable and (self._expected is not None or order.pin.has_version)):
+        if not (order.pin.rangeable and (order.pin.has_version or tells_versions(order.checksum))):
             return await self._in_one_stream()
         plan = plan_parts(size_bytes, part_bytes_min=order.part_bytes)
         try:
@@ -220,13 +221,17 @@ class _Transfer:
         self._stripe.fix()
 
     async def _in_order(self, plan: PartPlan) -> JobResult:
-        """Fetch ranges one after the other, hash them, and send each while the next one comes."""
+        """Fetch ranges over several connections, hash them in order, and send each while the next ones come."""
         assert plan.parts_count is not None
         self._keep_whole()
         await self._upload.open(parts_count=plan.parts_count)
-        parts = self._fetched(plan)
-        async with self._lanes.standing_by(), aclosing(parts):
-            await self._place_all(parts)
+        if plan.parts_count > 1:
+            self._intake.begin_to_look()
+        # One connection stands by.
+        with self.rooms.in_a_row(plan.part_bytes, ahead_max=self._order.connections - 1) as ahead_count:
+            parts = self._fetched(plan, ahead_count=ahead_count)
+            async with self._lanes.standing_by(), aclosing(parts):
+                await self._place_all(parts)
         self._hasher.check()
         return await self._upload.commit(parts_count=plan.parts_count, sha256=self._hasher.sha256)
 
@@ -294,11 +299,29 @@ class _Transfer:
         self._unplaced_bytes -= len(part.data)
         self.rooms.free(part.room)
 
-    async def _fetched(self, plan: PartPlan) -> AsyncGenerator[_Part, None]:
+    async def _fetched(self, plan: PartPlan, *, ahead_count: int) -> AsyncGenerator[_Part, None]:
+        """Give all parts in order, of which so many are read at once."""
         assert plan.parts_count is not None
-        for number in range(1, plan.parts_count + 1):
-            part = await self._lanes.read(plan, number)
-            yield self._read(part.data, part.room, is_last=number == plan.parts_count, source=part.source)
+        ahead: deque[asyncio.Task[Buffered]] = deque()
+        try:
+            for number in range(1, plan.parts_count + ahead_count):
+                if number <= plan.parts_count:
+                    ahead.append(asyncio.create_task(self._lanes.read(plan, number)))
+                if number >= ahead_count:
+                    part = await ahead[0]
+                    ahead.popleft()
+                    is_last = number - ahead_count + 1 == plan.parts_count
+                    yield self._read(part.data, part.room, is_last=is_last, source=part.source)
+        finally:
+            await self._leave(ahead)
+
+    async def _leave(self, ahead: Collection[asyncio.Task[Buffered]]) -> None:
+        """Stop reading; what was read for parts that nobody waits for any more counted as progress."""
+        for reading in ahead:
+            reading.cancel()
+        for found in await asyncio.gather(*ahead, return_exceptions=True):
+            if isinstance(found, Buffered):
+                self._control.progress(-len(found.data))
 
     async def _cut(self, body: AsyncIterator[bytes], source: int) -> AsyncGenerator[_Part, None]:
         """Cut a stream into uniform parts. A full one is given only when more follows: the last one says so."""

@@ -14,7 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import crc32c, crc64nvme
 
 from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, SinkRefused, UploadLost
 from rayhaul.ids import IdFactory
@@ -22,7 +22,7 @@ from rayhaul.job import JobResult, utc
 from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
 from rayhaul.tracing import Kind, child
 from tasks.bucket_rules import StoredRange
-from tasks.checksum import Algorithm, Checksum, combined_crc, combined_etag, crc_text
+from tasks.checksum import Algorithm, Checksum, combined_crc, combined_crc32c, combined_etag, crc32c_text, crc_text
 from tasks.copying import CopyUnknown, copied_part
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
@@ -60,7 +60,8 @@ class Upload:
         self._control = control
         self._stripe = stripe
         self._tries = tries
-        self._expected_crc = expected if expected is not None and expected.algorithm is Algorithm.CRC64NVME else None
+        #: What is compared here; what needs the bytes in order is compared where they are hashed.
+        self._expected = expected if expected is not None and not expected.needs_order else None
         self._clock = clock
         self._session = order.session
         #: ETag of the object that a single PUT takes the place of; under a key of the job's own nothing is expected.
@@ -116,6 +117,7 @@ class Upload:
             size_bytes=size_bytes,
             etag=put.etag,
             crc64nvme=put.crc64nvme,
+            crc32c=put.crc32c,
             source=source,
         )
         self.done[number] = part
@@ -149,7 +151,9 @@ class Upload:
 
     async def _put_part(self, session: UploadSession, number: int, size_bytes: int, body: Body) -> Put:
         try:
-            return await self._sink.put_part(self._order.key, session.upload_id, number, size_bytes, body)
+            return await self._sink.put_part(
+                self._order.key, session.upload_id, number, size_bytes, body, wants_crc32c=self._wants_crc32c
+            )
         except SinkRefused as error:
             if error.status == HTTPStatus.NOT_IMPLEMENTED and number in self._doubtful:
                 # Rclone passes a first part on as it comes, and takes no other bytes for it: only a new upload helps.
@@ -159,8 +163,11 @@ class Upload:
             self._doubtful.add(number)
             raise
 
-    async def commit(self, *, parts_count: int, sha256: str | None) -> JobResult:
-        """Publish the parts as one object and verify it. Raises: ChecksumMismatch; LeaseLost; SinkError."""
+    async def commit(self, *, parts_count: int, sha256: str | None, is_copy: bool = False) -> JobResult:
+        """Publish the parts as one object and verify it. `is_copy`: they are of an object that was compared already.
+
+        Raises: ChecksumMismatch; LeaseLost; SinkError.
+        """
         session = self._session
         assert session is not None, "not opened"
         parts = [self.done[number] for number in range(1, parts_count + 1) if number in self.done]
@@ -169,8 +176,10 @@ class Upload:
         # A store that copies a part by itself may not tell its CRC.
         crc = combined_crc(parts)
         size_bytes = sum(part.size_bytes for part in parts)
+        if self._expected is not None and not is_copy:
+            self._expected.check(_value_of(parts, self._expected.algorithm))
         with child("complete", Kind.CLIENT, {"parts": parts_count, "bytes": size_bytes}):
-            await self._agreed(crc)
+            await self._agreed()
             mark = (SESSION, session.session_id)
             told_etag = await self._sink.complete(self._order.key, session.upload_id, parts, crc64nvme=crc, mark=mark)
         with child("verify", Kind.CLIENT, {"bytes": size_bytes}):
@@ -187,8 +196,11 @@ class Upload:
         Raises: ChecksumMismatch; LeaseLost; SinkError.
         """
         crc = crc64nvme(data)
+        if self._expected is not None:
+            is_crc32c = self._expected.algorithm is Algorithm.CRC32C
+            self._expected.check(crc32c_text(crc32c(data)) if is_crc32c else crc_text(crc))
         with child("complete", Kind.CLIENT, {"parts": 1, "bytes": len(data)}):
-            await self._agreed(crc)
+            await self._agreed()
             if not self._is_own_key:
                 stands = await self._sink.head(self._order.key)
                 self._replaces = None if stands is None else stands.etag
@@ -274,7 +286,7 @@ class Upload:
         known = {
             part.number: part
             for part in self._order.parts_done
-            if part.session_id == session.session_id and (part.crc64nvme is not None or self._expected_crc is None)
+            if part.session_id == session.session_id and self._can_tell(part)
         }
         is_whole = self._stripe.is_whole(parts_count)
         if not is_whole and not any(number in self._stripe for number in known):
@@ -289,11 +301,16 @@ class Upload:
             return known
         return {part.number: known[part.number] for part in stored if _is_same(part, known.get(part.number))}
 
-    async def _agreed(self, crc: int | None) -> None:
-        """Return when the object may be published. Raises: ChecksumMismatch; LeaseLost."""
-        if self._expected_crc is not None:
-            assert crc is not None, "nothing is copied where a checksum is to be compared"
-            self._expected_crc.check(crc_text(crc))
+    @property
+    def _wants_crc32c(self) -> bool:
+        return self._expected is not None and self._expected.algorithm is Algorithm.CRC32C
+
+    def _can_tell(self, part: PartDone) -> bool:
+        """Whether it is known of an earlier part what is to be compared."""
+        return self._expected is None or (part.crc32c if self._wants_crc32c else part.crc64nvme) is not None
+
+    async def _agreed(self) -> None:
+        """Return when the object may be published. Raises: LeaseLost."""
         self._control.check()
         await self._control.ask_commit()
         self._control.check()
@@ -338,6 +355,7 @@ class Upload:
             crc64nvme=None if crc is None else crc_text(crc),
             parts_count=parts_count,
             sources=tuple(sorted(sources.items())) if has_mirrors else (),
+            checksum=self._order.checksum,
         )
 
     def _metadata(self) -> Mapping[str, str]:
@@ -370,6 +388,16 @@ def _was_put(metadata: Mapping[str, str], order: AbortOrder) -> bool:
     if order.epoch is None or metadata.get(_JOB) != order.context.job_id or EPOCH not in metadata:
         return False
     return int(metadata[EPOCH]) <= order.epoch
+
+
+def _value_of(parts: Sequence[PartDone], algorithm: Algorithm) -> str:
+    if algorithm is Algorithm.CRC32C:
+        crc32c_found = combined_crc32c(parts)
+        assert crc32c_found is not None, "parts without one are sent again"
+        return crc32c_text(crc32c_found)
+    crc = combined_crc(parts)
+    assert crc is not None, "nothing is copied where a checksum is to be compared"
+    return crc_text(crc)
 
 
 def _is_same(stored: StoredPart, known: PartDone | None) -> bool:

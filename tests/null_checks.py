@@ -19,6 +19,7 @@ import tasks.answer
 import tasks.arriving
 import tasks.bodies
 import tasks.bucket_rules
+import tasks.budget
 import tasks.checksum
 import tasks.dialing
 import tasks.digests
@@ -333,6 +334,28 @@ NULLS = {
         "a checksum is compared before publishing",
         replaced(tasks.checksum.Checksum, "check", nothing),
         "tests/integration/test_transfer.py::test_a_liar_is_caught_by_the_checksum",
+    ),
+    "combined": Null(
+        "a CRC-32C is combined of all parts",
+        replaced(tasks.upload, "combined_crc32c", lambda parts: parts[0].crc32c),
+        "tests/integration/test_transfer.py::test_a_source_s_crc32c_is_compared_of_parts_in_any_order",
+    ),
+    "untold": Null(
+        "parts of which the CRC-32C is not known are sent again",
+        replaced(tasks.upload.Upload, "_can_tell", lambda _self, _part: True),
+        "tests/integration/test_transfer.py::test_parts_of_which_it_is_not_known_are_sent_again",
+    ),
+    "versions": Null(
+        "sources are not mixed by a CRC-32C",
+        replaced(rayhaul.policy.mirrors, "tells_versions", lambda checksum: checksum is not None),
+        "tests/unit/test_mirrors.py::test_the_same_file",
+    ),
+    "row": Null(
+        "parts that wait for their turn are one holder of memory",
+        replaced(
+            tasks.budget.ByteBudget, "claim", lambda self, wanted, _row=None: tasks.budget.Claim(self, wanted, None)
+        ),
+        "tests/unit/test_budget.py::test_rows_wait_for_nobody_who_waits_for_them",
     ),
     "resume": Null(
         "a part counts only where ledger and store agree",

@@ -24,7 +24,10 @@ _ONE_URL_ONLY = ("key", "checksum", "filename", "mirrors")
 Urls = Annotated[list[str], typer.Argument(help="What to fetch: http and https.", metavar="URL", show_default=False)]
 Key = Annotated[str | None, typer.Option("-o", "--key", help="Object key wanted in the bucket.")]
 Checksum = Annotated[
-    str | None, typer.Option(help="Of the bytes: sha256, md5 (hex), crc64nvme (base64).", metavar="ALGORITHM:VALUE")
+    str | None,
+    typer.Option(
+        help="Of the bytes: sha256, sha512, md5 (hex), crc64nvme, crc32c (base64).", metavar="ALGORITHM:VALUE"
+    ),
 ]
 ComputeSha256 = Annotated[
     bool, typer.Option("--compute-sha256", help="Have the SHA-256 in the receipt, also where none is given to compare.")

@@ -35,7 +35,7 @@ class JobFields(TypedDict, total=False):
     filename: str | None
     #: Sent to the source; never shown again.
     headers: Mapping[str, str] | None
-    #: `sha256:hex`, `md5:hex` or `crc64nvme:base64`.
+    #: `sha256:hex`, `sha512:hex`, `md5:hex`, `crc64nvme:base64` or `crc32c:base64`.
     checksum: str | None
     #: Have the SHA-256 in the receipt, also where there is none to compare with.
     compute_sha256: bool | None

@@ -76,6 +76,7 @@ def _metadata_document(metadata: Metadata, job_id: str, sealer: Sealer) -> Value
         "final_url": sealer.seal(metadata.final_url, f"final URL of {job_id}"),
         "fetch_ms": metadata.fetch_ms,
         "digest": metadata.digest,
+        "crc32c": metadata.crc32c,
         "described_by": metadata.described_by,
         "described_place": metadata.described_place,
         "other_hosts": metadata.other_hosts,
@@ -99,6 +100,7 @@ def _result_document(result: JobResult) -> Values:
         "parts_count": result.parts_count,
         "sources": result.sources,
         "copied_from": result.copied_from,
+        "checksum": result.checksum,
     }
 
 
@@ -252,6 +254,7 @@ def part_values(part: PartDone) -> Values:
         "size_bytes": part.size_bytes,
         "etag": part.etag,
         "crc64nvme": part.crc64nvme,
+        "crc32c": part.crc32c,
         "source": part.source,
     }
 
@@ -263,6 +266,7 @@ def part(row: Any) -> PartDone:
         size_bytes=row.size_bytes,
         etag=row.etag,
         crc64nvme=row.crc64nvme,
+        crc32c=row.crc32c,
         source=row.source,
     )
 

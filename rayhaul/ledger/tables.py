@@ -229,6 +229,7 @@ parts = sa.Table(
     sa.Column("etag", sa.Text, nullable=False),
     sa.Column("crc64nvme", Unsigned64),
     sa.Column("source", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("crc32c", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 

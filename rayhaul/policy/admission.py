@@ -53,8 +53,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _TAG_NAME = re.compile(r"[^\x00-\x20\x7f:=]{1,64}")
 _TAG_CHARACTERS_MAX = 256
 
-_HEX_DIGITS = {"sha256": 64, "md5": 32}
-_CRC64_BYTES = 8
+_HEX_DIGITS = {"sha256": 64, "sha512": 128, "md5": 32}
+_CRC_BYTES = {"crc64nvme": 8, "crc32c": 4}
 
 
 class InvalidField(InvalidRequest):
@@ -155,13 +155,13 @@ def _checked_checksum(checksum: str | None) -> str | None:
         return None
     algorithm, _, value = checksum.partition(":")
     algorithm = algorithm.lower()
-    if algorithm == "crc64nvme":
-        if not _is_base64_of(value, _CRC64_BYTES):
-            raise InvalidField("checksum", f"crc64nvme is base64 of {_CRC64_BYTES} bytes")
+    if algorithm in _CRC_BYTES:
+        if not _is_base64_of(value, _CRC_BYTES[algorithm]):
+            raise InvalidField("checksum", f"{algorithm} is base64 of {_CRC_BYTES[algorithm]} bytes")
         return f"{algorithm}:{value}"
     digits = _HEX_DIGITS.get(algorithm)
     if digits is None:
-        raise InvalidField("checksum", "it begins with sha256:, md5: or crc64nvme:")
+        raise InvalidField("checksum", "it begins with sha256:, sha512:, md5:, crc64nvme: or crc32c:")
     if not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", value):
         raise InvalidField("checksum", f"{algorithm} has {digits} hex digits")
     return f"{algorithm}:{value.lower()}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from rayhaul.job import Metadata
+from rayhaul.policy.planning import tells_versions
 
 #: Weight of the newest part in a source's bytes/s.
 _RATE_WEIGHT = 0.5
@@ -58,7 +59,7 @@ def match(pin: Metadata, seen: Metadata, checksum: str | None, *, in_pieces: boo
         return Match.SAME
     if pin.etag is not None and pin.etag == seen.etag and not pin.etag.startswith(("W/", "w/")):
         return Match.SAME
-    return Match.DOUBTFUL if checksum is None else Match.CHECKED_LATER
+    return Match.CHECKED_LATER if tells_versions(checksum) else Match.DOUBTFUL
 
 
 def _digest_of(text: str | None) -> tuple[str, str] | None:

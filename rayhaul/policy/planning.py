@@ -68,12 +68,23 @@ def expected_checksum(spec: JobSpec, metadata: Metadata, *, digest_bytes_max: in
     """Return the checksum that the object must have: the caller's, else the one that the source tells of the file.
 
     A source's digest has to be computed in order, so one agent moves the file alone: a larger file than
-    `digest_bytes_max` is not compared with it. In one stream the bytes come in order anyway (tasks/source.py).
+    `digest_bytes_max` is not compared with it, but with the CRC-32C where the source tells that. In one stream the
+    bytes come in order anyway (tasks/source.py).
     """
     if spec.checksum is not None:
         return spec.checksum
     is_worth_it = metadata.size_bytes is not None and metadata.size_bytes <= digest_bytes_max
-    return metadata.digest if is_worth_it else None
+    if metadata.digest is not None and is_worth_it:
+        return metadata.digest
+    return None if metadata.crc32c is None else f"crc32c:{metadata.crc32c}"
+
+
+def tells_versions(checksum: str | None) -> bool:
+    """Whether bytes of two versions may be put together, as what is mixed would not have this checksum.
+
+    A CRC-32C finds damage. It has too few bits to be all that stands between a file and two halves of others.
+    """
+    return checksum is not None and not checksum.startswith("crc32c:")
 
 
 def _ceil_div(dividend: int, divisor: int) -> int:

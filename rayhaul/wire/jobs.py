@@ -29,7 +29,9 @@ class JobRequest(RequestShape):
         None, min_length=1, max_length=255, description="Name the file is delivered under; empty: what the source says."
     )
     headers: dict[str, str] = Field(default={}, max_length=64, description="Sent to the source; never shown again.")
-    checksum: str | None = Field(None, description="`sha256:hex`, `md5:hex` or `crc64nvme:base64`.")
+    checksum: str | None = Field(
+        None, description="`sha256:hex`, `sha512:hex`, `md5:hex`, `crc64nvme:base64` or `crc32c:base64`."
+    )
     compute_sha256: bool = Field(
         default=False,
         description="Have the SHA-256 in the receipt, also where there is none to compare with. It needs the bytes in "

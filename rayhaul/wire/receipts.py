@@ -48,7 +48,10 @@ class ReceiptView(ResponseShape):
         alias="crc64nvme",
         description="Base64 of the whole object; computed of the bytes as they came from the source.",
     )
-    checksum: str | None = Field(description="What the caller asked to compare with, and what the source told.")
+    checksum: str | None = Field(
+        description="What its bytes were compared with before it was published: the caller's checksum, else what the "
+        "source told; null where neither told one, or the source's would have cost a large file its ranges."
+    )
     parts: int = Field(description="Parts that the object was made of.")
     sources: list[ReceiptSource] = Field(
         default=[], description="Which of the job's sources brought how much; empty where it has no mirrors."

@@ -202,6 +202,22 @@ async def test_waiting_jobs_come_first() -> None:
         assert first.asked
 
 
+@pytest.mark.parametrize(("told", "is_shared"), [({}, True), ({"etag": 'W/"1"', "last_modified": None}, False)])
+async def test_a_crc32c_keeps_no_job_on_one_agent(told: dict[str, Any], *, is_shared: bool) -> None:
+    """It is combined of parts in any order. Versions are told apart by something else."""
+    async with scene() as (rig, _):
+        (job_id,) = await rig.submit(connections=1)
+        await rig.tick()
+        for agent in rig.pool.lives.values():
+            for order in agent.probes:
+                agent.tell_found(order, size_bytes=PARTS * PART, crc32c="4waSgw==", **told)
+        await rig.beat()
+        await rig.beat()
+        first, leased = await opened(rig, job_id)
+        assert leased.checksum == "crc32c:4waSgw=="
+        assert bool(first.asked) == is_shared
+
+
 async def test_stripes_are_all_told_what_they_have_to_know_of_the_source() -> None:
     """Where fresh links come from, and the checksum by which edges with ETags of their own may be combined."""
     hook, checksum = "https://hook.example/fresh", "crc64nvme:AAAAAAAAAAA="

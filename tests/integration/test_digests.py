@@ -1,10 +1,12 @@
 """Digests that a source tells are compared with what it sends, whatever header they stand in."""
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+from awscrt.checksums import crc32c
 from fetching import SEED, SIZE, ask, pinned, read_range, read_whole
 from origin import Origin, content_bytes, content_sha256
 from origin_files import DIGESTS
@@ -69,6 +71,19 @@ async def test_probe_learns_the_digest_of_the_file(
     assert pin.digest is None if algorithm is None else (pin.digest or "").startswith(f"{algorithm}:")
     if algorithm == "sha256":
         assert pin.digest == f"sha256:{content_sha256(SEED, SIZE)}"
+    right = crc32c(content_bytes(SEED, 0, SIZE)).to_bytes(4, "big")
+    assert pin.crc32c == (base64.b64encode(right).decode() if "x-goog-hash" in digests else None)
+
+
+async def test_probe_learns_a_sole_sha_512(origin: Origin, client: GuardedClient) -> None:
+    """Beside it, SHA-256 goes first: receipts and copies have a use for that."""
+    sha512, sha256 = (base64.b64encode(bytes(size)).decode() for size in (64, 32))
+    headers = {"Repr-Digest": f"sha-512=:{sha512}:"}
+    pin = await ask(client, origin.add("f.bin", size=SIZE, seed=SEED, headers=headers))
+    assert pin.digest == f"sha512:{'0' * 128}"
+    headers = {"Repr-Digest": f"sha-512=:{sha512}:, sha-256=:{sha256}:"}
+    pin = await ask(client, origin.add("f.bin", size=SIZE, seed=SEED, headers=headers))
+    assert pin.digest == f"sha256:{'0' * 64}"
 
 
 async def test_probe_of_a_whole_answer_learns_content_md5(origin: Origin, client: GuardedClient) -> None:

@@ -22,7 +22,7 @@ from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import MIB
 from serve_app.kept_store import KeptStore
 from serve_app.seaweed import Seaweed
-from tasks.budget import ByteBudget, Claim
+from tasks.budget import ByteBudget, Claim, Row
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -298,9 +298,9 @@ async def test_the_last_try_is_counted(bench: Bench) -> None:
 class CountedBudget(ByteBudget):
     claims_count = 0
 
-    def claim(self, wanted_bytes: int) -> Claim:
+    def claim(self, wanted_bytes: int, row: Row | None = None) -> Claim:
         self.claims_count += 1
-        return super().claim(wanted_bytes)
+        return super().claim(wanted_bytes, row)
 
 
 async def test_a_slow_origin_lets_no_put_idle(bench: Bench) -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import crc32c, crc64nvme
 from fetching import ask
 from lease_bench import MEMORY, NOTHING, PART, SETTINGS, WAYS, Bench, Control, Side, running
 from origin import content_bytes, content_sha256, content_windows
@@ -29,14 +30,17 @@ from rayhaul.errors import (
     SourceTruncated,
     UploadLost,
 )
-from rayhaul.job import JobResult
+from rayhaul.job import JobResult, JobSpec
 from rayhaul.lease import AbortOrder, TransferOrder
 from rayhaul.metrics import SINK_REQUESTS
+from rayhaul.policy.planning import expected_checksum
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
 from tasks.budget import ByteBudget
-from tasks.checksum import crc_text
+from tasks.checksum import crc32c_text, crc_text
+from tasks.lanes import Lanes
 from tasks.pace import Pace
+from tasks.rooms import Buffered
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
 from tasks.upload import undo
@@ -462,6 +466,8 @@ async def test_a_resumed_stream_begins_anew(bench: Bench) -> None:
 def checksum_of(algorithm: str, size: int) -> str:
     if algorithm == "crc64nvme":
         return f"crc64nvme:{crc_text(crc64nvme(content_bytes(7, 0, size)))}"
+    if algorithm == "crc32c":
+        return f"crc32c:{crc32c_text(crc32c(content_bytes(7, 0, size)))}"
     digest = hashlib.new(algorithm)
     for window in content_windows(7, size):
         digest.update(window)
@@ -470,7 +476,7 @@ def checksum_of(algorithm: str, size: int) -> str:
 
 @pytest.mark.parametrize("size", [1000, 2 * PART + 1])
 @pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("algorithm", ["sha256", "md5", "crc64nvme"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512", "md5", "crc64nvme", "crc32c"])
 async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm: str, way: str, size: int) -> None:
     """The right checksum passes; a wrong one publishes nothing, and the commit is not even asked for."""
     order = await bench.order(size, pinned=WAYS[way])
@@ -478,6 +484,7 @@ async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm:
     result = await bench.run(replace(order, checksum=right))
     await bench.check(order, result, size)
     assert result.sha256 == (right.removeprefix("sha256:") if algorithm == "sha256" else None)
+    assert result.checksum == right
     await bench.sink.delete(order.key)
     control = Control()
     wrong = replace(order, checksum=checksum_of(algorithm, size + 1))
@@ -485,12 +492,12 @@ async def test_a_checksum_is_compared_before_publishing(bench: Bench, algorithm:
     assert "commit" not in control.steps
     if control.session is not None:
         await bench.abort(control)
-    assert bench.memory.peak_bytes <= 2 * PART
+    assert bench.memory.peak_bytes <= (4 if way == "ranges" else 2) * PART
 
 
 @pytest.mark.parametrize("size", [1000, 3 * PART + 1])
 @pytest.mark.parametrize("way", list(WAYS))
-@pytest.mark.parametrize("algorithm", [None, "md5", "crc64nvme"])
+@pytest.mark.parametrize("algorithm", [None, "md5", "crc64nvme", "crc32c"])
 async def test_sha256_is_computed_where_it_is_wanted(bench: Bench, algorithm: str | None, way: str, size: int) -> None:
     """With nothing to compare, or something else; a wrong MD5 is seen all the same."""
     order = replace(await bench.order(size, pinned=WAYS[way]), compute_sha256=True)
@@ -498,13 +505,74 @@ async def test_sha256_is_computed_where_it_is_wanted(bench: Bench, algorithm: st
     result = await bench.run(replace(order, checksum=checksum))
     await bench.check(order, result, size)
     assert result.sha256 == content_sha256(7, size)
-    assert bench.memory.peak_bytes <= 2 * PART
+    assert bench.memory.peak_bytes <= (4 if way == "ranges" else 2) * PART
     await bench.sink.delete(order.key)
     if algorithm == "md5":
         control = Control()
         await bench.fails(replace(order, checksum=checksum_of("md5", size + 1)), ChecksumMismatch, control)
         if control.session is not None:
             await bench.abort(control)
+
+
+async def test_a_source_s_crc32c_is_compared_of_parts_in_any_order(bench: Bench) -> None:
+    """As Google's storage tells it of every object: ranges stay parallel; a bit that flips under it is seen."""
+    size = 40 * MIB
+    told = {"x-goog-hash": checksum_of("crc32c", size).replace(":", "=")}
+    order = await bench.order(size, pinned={"headers": told})
+    order = replace(order, checksum=expected_checksum(JobSpec(url=order.url), order.pin, digest_bytes_max=0))
+    bench.origin.requests_under_way_max = 0
+    result = await bench.run(order)
+    await bench.check(order, result, size)
+    assert result.checksum == checksum_of("crc32c", size)
+    assert bench.origin.requests_under_way_max > 1
+    await bench.sink.delete(order.key)
+    damaged = await bench.order(size, pinned={"headers": told}, faults={"flip_at": 2 * PART})
+    order = replace(damaged, checksum=order.checksum)
+    control = Control()
+    await bench.fails(order, ChecksumMismatch, control)
+    assert "commit" not in control.steps
+    await bench.abort(control)
+
+
+@pytest.mark.parametrize(("memory_parts", "at_once"), [(16, 3), (8, 2), (6, 1)])
+async def test_what_is_hashed_in_order_is_read_side_by_side(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, memory_parts: int, at_once: int
+) -> None:
+    """As many parts as there are connections, but one, and as half of the memory has room for; no byte twice."""
+    reads, read = [0], Lanes._read
+
+    async def counted(self: Lanes, wanted: Any) -> Buffered:
+        reads.append(reads[-1] + 1)
+        try:
+            return await read(self, wanted)
+        finally:
+            reads.append(reads[-1] - 1)
+
+    monkeypatch.setattr(Lanes, "_read", counted)
+    bench.memory = ByteBudget(memory_parts * PART)
+    order = await bench.order(8 * PART)
+    control = Control()
+    result = await bench.run(replace(order, checksum=checksum_of("sha256", 8 * PART)), control)
+    await bench.check(order, result, 8 * PART)
+    assert max(reads) == at_once
+    assert bench.ranges() == list(range(1, 9))
+    assert bench.memory.peak_bytes <= (at_once + 1) * PART
+    assert control.bytes_done == 8 * PART
+
+
+async def test_parts_of_which_it_is_not_known_are_sent_again(bench: Bench) -> None:
+    """An earlier attempt that did not compute what is to be compared now is not built on."""
+    order, _ = await interrupted(bench, lose_at="after 2 parts")
+    right = checksum_of("crc32c", 4 * PART)
+    await bench.check(order, await bench.run(replace(order, checksum=right)), 4 * PART)
+    assert bench.ranges() == [1, 2, 3, 4]
+
+
+async def test_what_was_computed_of_kept_parts_is_combined(bench: Bench) -> None:
+    """A resumed lease moves only what is missing, and compares the whole."""
+    order, _ = await interrupted(bench, lose_at="after 2 parts", checksum=checksum_of("crc32c", 4 * PART))
+    await bench.check(order, await bench.run(order), 4 * PART)
+    assert bench.ranges() == [3, 4]
 
 
 async def test_hashing_waits_for_nobody_s_names(bench: Bench) -> None:

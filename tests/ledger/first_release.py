@@ -32,10 +32,12 @@ def _job(number: int, viewer: Viewer = ANN, status: JobStatus = JobStatus.QUEUED
 
 
 def _as_it_was_then(job: Job) -> Job:
-    """Return the job without what later releases know of a source, and can be asked for."""
+    """Return the job without what later releases know of a source and a result, and can be asked for."""
     assert job.metadata is not None
-    metadata = replace(job.metadata, described_place=0, other_hosts=())
-    return replace(job, metadata=metadata, spec=replace(job.spec, compute_sha256=False))
+    assert job.result is not None
+    metadata = replace(job.metadata, described_place=0, other_hosts=(), crc32c=None)
+    result = replace(job.result, checksum=None)
+    return replace(job, metadata=metadata, result=result, spec=replace(job.spec, compute_sha256=False))
 
 
 FULL = _as_it_was_then(replace(a_full_job(), id="job_00000000000000000000000001"))

@@ -63,6 +63,7 @@ def a_full_job() -> Job:
             described_place=1,
             other_hosts=("files.example:443", "cdn.example:443"),
             fetch_ms=321,
+            crc32c="4waSgw==",
         ),
         result=JobResult(
             bucket="bucket",
@@ -72,6 +73,7 @@ def a_full_job() -> Job:
             sha256="cd" * 32,
             crc64nvme="AAAAAAAAAAA=",
             parts_count=7,
+            checksum="sha256:" + "ab" * 32,
         ),
         error=Failure(code="source_busy", message="busy", fault=Fault.SOURCE, retryable=True, retry_after_s=1.5),
         attempt=4,

@@ -269,6 +269,14 @@ async def test_a_checksum_of_64_bits_fits(ledger: SqlLedger, crc: int | None) ->
     assert await ledger.parts(session.session_id) == [part]
 
 
+@pytest.mark.parametrize("crc", [0, (1 << 32) - 1])
+async def test_a_second_checksum_is_kept_beside_it(ledger: SqlLedger, crc: int) -> None:
+    """The CRC-32C of a part, where its object is compared with one."""
+    await ledger.commit(Batch(jobs_new=[job := a_job()], sessions=[session := a_session(job)]))
+    await ledger.commit(Batch(parts=[part := a_part(session, 1, crc64nvme=7, crc32c=crc)]))
+    assert await ledger.parts(session.session_id) == [part]
+
+
 async def test_leases_are_granted_and_ended(ledger: SqlLedger) -> None:
     """A lease stands until it is ended; ending one that is gone changes nothing."""
     await ledger.commit(Batch(jobs_new=[job := a_job()], leases_granted=[one := a_lease(job), two := a_lease(job)]))

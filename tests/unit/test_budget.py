@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks.budget
-from tasks.budget import ByteBudget, Claim
+from tasks.budget import ByteBudget, Claim, Row
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,32 @@ async def test_nobody_waits_for_who_waits_for_him() -> None:
 
     await asyncio.wait_for(asyncio.gather(*[one() for _ in range(8)]), 5)
     assert budget.used_bytes == 0
+
+
+async def test_rows_wait_for_nobody_who_waits_for_them() -> None:
+    """Two rows of three buffers, of which the first is filled last, and begun anew: each is served to its end."""
+    budget = ByteBudget(20)
+
+    async def one() -> None:
+        row = Row(15)
+        first, *others = (budget.claim(5, row) for _ in range(3))
+        await grown(first, 1)
+        first.release()
+        for count in range(6):
+            for claim in others:
+                await grown(claim, count)
+        for claim in others:
+            claim.settle()
+        # Meanwhile the others do the same.
+        await turns()
+        first = budget.claim(5, row)
+        for claim in (await grown(first, 5), *others):
+            claim.release()
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(one() for _ in range(4)))
+    assert budget.used_bytes == 0
+    assert budget.peak_bytes <= 20
 
 
 async def test_a_large_one_grows_while_small_ones_come_and_go() -> None:

@@ -3,15 +3,26 @@
 import hashlib
 
 import pytest
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import crc32c, crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhaul.errors import ChecksumMismatch, InvalidRequest
 from rayhaul.lease import PartDone
-from tasks.checksum import Algorithm, Checksum, Hasher, combined_crc, combined_etag, crc_text, crc_value
+from tasks.checksum import (
+    Algorithm,
+    Checksum,
+    Hasher,
+    combined_crc,
+    combined_crc32c,
+    combined_etag,
+    crc32c_text,
+    crc_text,
+    crc_value,
+)
 
 SHA256 = hashlib.sha256(b"abc").hexdigest()
+SHA512 = hashlib.sha512(b"abc").hexdigest()
 MD5 = hashlib.md5(b"abc").hexdigest()
 
 
@@ -22,6 +33,7 @@ def part(number: int, data: bytes) -> PartDone:
         size_bytes=len(data),
         etag=hashlib.md5(data).hexdigest(),
         crc64nvme=crc64nvme(data),
+        crc32c=crc32c(data),
     )
 
 
@@ -31,6 +43,8 @@ def part(number: int, data: bytes) -> PartDone:
         (f"sha256:{SHA256}", Algorithm.SHA256, SHA256),
         (f"SHA256:{SHA256.upper()}", Algorithm.SHA256, SHA256),
         (f" md5:{MD5}", Algorithm.MD5, MD5),
+        (f"sha512:{SHA512}", Algorithm.SHA512, SHA512),
+        ("crc32c:4waSgw==", Algorithm.CRC32C, "4waSgw=="),
         ("crc64nvme:rosUhgp5mIg=", Algorithm.CRC64NVME, "rosUhgp5mIg="),
     ],
 )
@@ -41,7 +55,19 @@ def test_what_can_be_read(text: str, algorithm: Algorithm, value: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "abc", "sha1:" + "0" * 40, "sha256:", f"sha256:{MD5}", "md5:" + "g" * 32, "crc64nvme:AAAA", "crc64nvme:é"],
+    [
+        "",
+        "abc",
+        "sha1:" + "0" * 40,
+        "sha256:",
+        f"sha256:{MD5}",
+        f"sha512:{SHA256}",
+        "md5:" + "g" * 32,
+        "crc64nvme:AAAA",
+        "crc64nvme:é",
+        "crc32c:rosUhgp5mIg=",
+        "crc32c:e3069283",
+    ],
 )
 def test_what_cannot_be_read(text: str) -> None:
     """Unknown algorithms and values of another length or alphabet are refused."""
@@ -49,7 +75,9 @@ def test_what_cannot_be_read(text: str) -> None:
         Checksum.parse(text)
 
 
-@pytest.mark.parametrize(("text", "sha256"), [(f"sha256:{SHA256}", SHA256), (f"md5:{MD5}", None)])
+@pytest.mark.parametrize(
+    ("text", "sha256"), [(f"sha256:{SHA256}", SHA256), (f"sha512:{SHA512}", None), (f"md5:{MD5}", None)]
+)
 def test_a_hasher_compares(text: str, sha256: str | None) -> None:
     """The right bytes pass in whatever pieces; others do not; a fresh one begins anew."""
     hasher = Hasher(Checksum.parse(text))
@@ -77,7 +105,7 @@ def test_sha256_is_told_where_it_is_wanted(text: str | None) -> None:
 
 def test_without_an_expectation_nothing_is_hashed() -> None:
     """No checksum, or one that is combined of the parts, costs nothing here."""
-    for expected in (None, Checksum.parse("crc64nvme:rosUhgp5mIg=")):
+    for expected in (None, Checksum.parse("crc64nvme:rosUhgp5mIg="), Checksum.parse("crc32c:4waSgw==")):
         hasher = Hasher(expected)
         assert not hasher.needs_order
         hasher.update(b"abc")
@@ -93,14 +121,16 @@ def test_crc_text_and_value_are_inverse(value: int) -> None:
 
 @given(st.lists(st.binary(max_size=200), max_size=6))
 def test_parts_combine_to_the_whole(pieces: list[bytes]) -> None:
-    """The combined CRC-64/NVME is that of the joined bytes, empty parts and none included."""
+    """The combined CRCs are those of the joined bytes, empty parts and none included."""
     parts = [part(number, data) for number, data in enumerate(pieces, 1)]
     assert combined_crc(parts) == crc64nvme(b"".join(pieces))
+    assert combined_crc32c(parts) == crc32c(b"".join(pieces))
 
 
-def test_the_check_value_of_the_catalogue() -> None:
-    """Source: the CRC RevEng catalogue, CRC-64/NVME, check."""
+def test_the_check_values_of_the_catalogue() -> None:
+    """Source: the CRC RevEng catalogue, CRC-64/NVME and CRC-32/ISCSI, check."""
     assert crc64nvme(b"123456789") == 0xAE8B14860A799888
+    assert crc32c_text(crc32c(b"123456789")) == "4waSgw=="
 
 
 def test_an_unknown_part_leaves_the_whole_unknown() -> None:
@@ -108,5 +138,6 @@ def test_an_unknown_part_leaves_the_whole_unknown() -> None:
     known = part(1, b"abc")
     unknown = PartDone(session_id="s", number=2, size_bytes=1, etag="not-hex")
     assert combined_crc([known, unknown]) is None
+    assert combined_crc32c([known, unknown]) is None
     assert combined_etag([known, unknown]) is None
     assert combined_etag([known]) == hashlib.md5(bytes.fromhex(known.etag)).hexdigest() + "-1"

@@ -46,6 +46,8 @@ PLAIN = replace(FILE, etag=None)
         (PLAIN, PLAIN, SHA256, Match.CHECKED_LATER),
         (PLAIN, replace(PLAIN, digest=MD5), SHA256, Match.CHECKED_LATER),
         (PLAIN, PLAIN, "crc64nvme:AAAAAAAAAAA=", Match.CHECKED_LATER),
+        # Too few bits to mix files by.
+        (PLAIN, PLAIN, "crc32c:4waSgw==", Match.DOUBTFUL),
     ],
 )
 def test_the_same_file(pin: Metadata, seen: Metadata, checksum: str | None, found: Match) -> None:

@@ -5,7 +5,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayhaul.errors import SourceTooLarge
-from rayhaul.policy.planning import GIB, MIB, OBJECT_BYTES_MAX, PARTS_MAX, byte_range, plan_parts
+from rayhaul.job import JobSpec, Metadata
+from rayhaul.policy.planning import (
+    GIB,
+    MIB,
+    OBJECT_BYTES_MAX,
+    PARTS_MAX,
+    byte_range,
+    expected_checksum,
+    plan_parts,
+    tells_versions,
+)
 
 sizes = st.integers(0, OBJECT_BYTES_MAX)
 parts_min = st.integers(5 * MIB, 5 * GIB)
@@ -70,3 +80,51 @@ def test_too_large_is_refused() -> None:
     """One byte more than R2 can hold in one object is refused."""
     with pytest.raises(SourceTooLarge):
         plan_parts(OBJECT_BYTES_MAX + 1, part_bytes_min=16 * MIB)
+
+
+SHA256 = f"sha256:{'0' * 64}"
+CRC = "crc32c:4waSgw=="
+
+
+@pytest.mark.parametrize(
+    ("asked", "size_bytes", "digest", "crc32c", "expected"),
+    [
+        (None, 1000, None, None, None),
+        (None, 1000, SHA256, None, SHA256),
+        (None, 1000, SHA256, "4waSgw==", SHA256),
+        # Reading it in order would cost too much: what is combined of the parts costs nothing.
+        (None, 1001, SHA256, "4waSgw==", CRC),
+        (None, 1001, SHA256, None, None),
+        (None, None, SHA256, "4waSgw==", CRC),
+        (None, 10**15, None, "4waSgw==", CRC),
+        ("md5:00", 10**15, SHA256, "4waSgw==", "md5:00"),
+    ],
+)
+def test_what_the_object_is_compared_with(
+    asked: str | None, size_bytes: int | None, digest: str | None, crc32c: str | None, expected: str | None
+) -> None:
+    """The caller's checksum; else the source's digest, where the file is not too large for that; else its CRC-32C."""
+    told = Metadata(
+        size_bytes=size_bytes,
+        content_type=None,
+        etag=None,
+        last_modified=None,
+        rangeable=True,
+        filename="file.bin",
+        final_url="https://files.example/file.bin",
+        fetch_ms=1,
+        digest=digest,
+        crc32c=crc32c,
+    )
+    spec = JobSpec(url=told.final_url, checksum=asked)
+    assert expected_checksum(spec, told, digest_bytes_max=1000) == expected
+
+
+def test_a_crc_of_32_bits_tells_no_versions() -> None:
+    """All other checksums would not be those of two halves of different files."""
+    assert [tells_versions(text) for text in (None, CRC, SHA256, "crc64nvme:rosUhgp5mIg=")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
