@@ -80,6 +80,12 @@ def _yes(*_args: Any) -> bool:
     return True
 
 
+def _looked_at_late() -> None:
+    """Leave only the look at the address that was connected to: nothing is asked there, but packets have gone."""
+    setattr(tasks.egress.GuardedResolver, "resolve", _resolve)  # noqa: B010
+    setattr(tasks.egress.GuardedConnector, "_checked_socket", _socket)  # noqa: B010
+
+
 _check_address_off = replaced(tasks.guard.AddressGuard, "check_address", nothing)
 
 NULLS = {
@@ -111,6 +117,11 @@ NULLS = {
         "all addresses of a name are checked",
         replaced(tasks.egress.GuardedResolver, "resolve", _resolve),
         "tests/integration/test_egress.py::test_name_with_one_bad_address",
+    ),
+    "egress-packets": Null(
+        "an address is checked before a packet goes there",
+        _looked_at_late,
+        "tests/integration/test_egress_packets.py::test_no_packet_leaves",
     ),
     "egress-redirect": Null(
         "a redirect is checked as a URL is",
