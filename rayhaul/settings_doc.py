@@ -10,7 +10,7 @@ from rayhaul.settings import Settings
 
 _HEAD = """# Settings
 
-Generated from `rayhaul/settings.py` by `make docs`. Set them in the environment, in a `.env` file in the working
+Generated from `rayhaul/settings/` by `make docs`. Set them in the environment, in a `.env` file in the working
 directory, or in a YAML file named by `RAYHAUL_CONFIG` (groups as mappings); the environment wins.
 
 | variable | default | what it does |
