@@ -4,20 +4,16 @@ Laws of this file:
 1. It wraps and decides nothing: `Scheduler` and `Agent` are plain classes that know no Ray.
 2. Errors cross as values (crossing.py), never as pickled exceptions.
 3. An error of Ray's means "may or may not have run": it becomes Unavailable; callers repeat only what is safe to.
-4. Every process dies with the raylet that started it: Ray lets workers of a killed raylet run on, as zombies.
+4. Every process lives by process.py: it dies with the raylet that started it, and where its work breaks.
 """
 
 import asyncio
-import ctypes
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -28,23 +24,20 @@ from ray.util.metrics import Counter, Gauge
 
 from actors.agent import Agent
 from actors.courier import Courier
-from actors.crossing import as_value, opened
+from actors.crossing import as_value
 from actors.decisions import Rules
-from actors.gathering import Gathering
 from actors.mirror import Mirror
-from actors.ports import Accepted, AgentView, Command, HostView, JobState, ProgressPage, QueueView, Submission
 from actors.prober import Prober
+from actors.process import EXIT_DEPOSED, EXIT_SUPERSEDED, again_and_again, begin_process, for_life
+from actors.remote import RemoteScheduler
 from actors.scheduler import Scheduler
-from rayhaul import log
 from rayhaul.alert_file import Definitions, read_definitions
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
-from rayhaul.job import Job, Priority
-from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
-from rayhaul.ledger.base import ApiKey, Deposed, Viewer
+from rayhaul.lease import Order, TrimOrder
+from rayhaul.ledger.base import Deposed
 from rayhaul.ledger.store import open_ledger
-from rayhaul.metrics import Kind, Labels, Meter, Snapshot
-from rayhaul.policy.alerting import Alert
+from rayhaul.metrics import Kind, Labels, Meter
 from rayhaul.settings import Settings
 from rayhaul.trace_export import open_tracer
 from tasks.egress import GuardedClient
@@ -62,15 +55,8 @@ _CALL_TIMEOUT_S = 30.0
 _CALLS_MAX = 4096
 #: Longest wait for Ray's control service; while its head is lost, turns go on without it.
 _CONTROL_TIMEOUT_S = 5.0
-_PR_SET_PDEATHSIG = 1
 #: Time between two words of what a process without reports has counted.
 _METRICS_S = 5.0
-#: Pause before work that broke is begun anew.
-_BROKEN_PAUSE_S = 30.0
-#: Exit codes of processes that broke, or that another one of the same name has replaced.
-_EXIT_BROKEN = 1
-_EXIT_DEPOSED = 3
-_EXIT_SUPERSEDED = 4
 
 T = TypeVar("T")
 
@@ -94,30 +80,11 @@ def _actor(kind: type, name: str, resources: dict[str, float]) -> Any:
     return wrapped.options(name=name, resources=resources, **_FOR_EVER)
 
 
-def _begin_process(service: str, settings: Settings) -> None:
-    """Set up logging, and have the kernel kill this process when its parent dies (prctl(2))."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    log.setup(service, settings.log_level, secrets=settings.secrets, file_bytes_max=log.FILE_BYTES_MAX)
-
-
-def _for_life(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run an actor's work. Where it breaks the process ends, and Ray starts another one: better than one that idles."""
-
-    async def run() -> None:
-        try:
-            await work
-        except Exception:
-            logger.exception("the process broke")
-            os._exit(_EXIT_BROKEN)
-
-    return asyncio.get_running_loop().create_task(run())
-
-
 class SchedulerActor:
     """The scheduler's process. It serves calls once the ledger is open and the book rebuilt."""
 
     def __init__(self, settings: Settings, ledger_url: str, bucket: str, watched: Definitions) -> None:
-        _begin_process("scheduler", settings)
+        begin_process("scheduler", settings)
         meter = Meter()
         self._ledger = open_ledger(settings.ledger, ledger_url)
         self._scheduler = Scheduler(
@@ -141,7 +108,7 @@ class SchedulerActor:
             holder=f"{socket.gethostname()}/{os.getpid()}",
         )
         # Ray runs the constructor of an async actor on the actor's loop, at restarts as well.
-        self._running = _for_life(self._run())
+        self._running = for_life(self._run())
 
     async def _run(self) -> None:
         while True:
@@ -156,7 +123,7 @@ class SchedulerActor:
             await self._scheduler.run()
         except Deposed:
             # Where this is the actor that Ray knows, it is started again; a left-over of a lost head is gone for good.
-            os._exit(_EXIT_DEPOSED)
+            os._exit(EXIT_DEPOSED)
         finally:
             telling.cancel()
 
@@ -197,9 +164,9 @@ class AgentActor:
     """An agent's process."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        _begin_process("agent", settings)
+        begin_process("agent", settings)
         self._ready: asyncio.Future[Agent] = asyncio.get_running_loop().create_future()
-        self._running = _for_life(self._run(name, settings))
+        self._running = for_life(self._run(name, settings))
 
     async def _run(self, name: str, settings: Settings) -> None:
         meter = Meter()
@@ -226,7 +193,7 @@ class AgentActor:
         await asyncio.to_thread(tracer.close)
         if agent.superseded:
             # Not an exit on purpose: where this is the life that Ray knows, it starts another one.
-            os._exit(_EXIT_SUPERSEDED)
+            os._exit(EXIT_SUPERSEDED)
         # Told to go. exit_actor() takes effect in calls only, and this is none: the actor has itself killed for good.
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -256,8 +223,8 @@ class CourierActor:
     """The courier's process. Receivers that hang or pour forth hold up nobody's turns here."""
 
     def __init__(self, settings: Settings, ledger_url: str, api_url: str) -> None:
-        _begin_process("scheduler", settings)
-        self._running = _for_life(self._run(settings, ledger_url, api_url))
+        begin_process("scheduler", settings)
+        self._running = for_life(self._run(settings, ledger_url, api_url))
 
     async def _run(self, settings: Settings, ledger_url: str, api_url: str) -> None:
         meter = Meter()
@@ -274,19 +241,9 @@ class CourierActor:
             prober = Prober(ledger=ledger, links=links, meter=meter, rng=Random(), clock=time.time)
             async with asyncio.TaskGroup() as group:
                 group.create_task(courier.run())
-                group.create_task(_again_and_again(prober.follow_links))
-                group.create_task(_again_and_again(lambda: prober.read_events(api_url, RayScheduler())))
+                group.create_task(again_and_again(prober.follow_links))
+                group.create_task(again_and_again(lambda: prober.read_events(api_url, RayScheduler())))
                 group.create_task(tell_metrics(IdFactory()("courier"), meter))
-
-
-async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Do what goes on for ever; where it breaks it is begun anew, and nothing beside it is harmed."""
-    while True:
-        try:
-            await work()
-        except Exception:
-            logger.exception("probing broke, and begins anew")
-        await asyncio.sleep(_BROKEN_PAUSE_S)
 
 
 async def tell_metrics(process: str, meter: Meter) -> None:
@@ -366,14 +323,14 @@ async def _asked(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         raise Unavailable("Ray's control service does not answer") from error
 
 
-class RayScheduler:
+class RayScheduler(RemoteScheduler):
     """The scheduler's actor, reached by name (ports.ControlPlane and ports.Reports)."""
 
     def __init__(self) -> None:
+        super().__init__(self._call_actor)
         self._handle: Any = None
-        self._submissions: Gathering[Submission, Any] = Gathering(partial(self._call, "submit_all"))
 
-    async def _call(self, verb: str, *arguments: Any, **options: Any) -> Any:
+    async def _call_actor(self, verb: str, *arguments: Any, **options: Any) -> Any:
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(SCHEDULER, namespace=NAMESPACE)
@@ -382,90 +339,7 @@ class RayScheduler:
         except (RayError, ValueError, TimeoutError) as error:
             self._handle = None
             raise Unavailable("the scheduler cannot be reached; what was asked may or may not be done") from error
-        return opened(answer)
-
-    async def submit(self, submission: Submission) -> Accepted:
-        accepted: Accepted = opened(await self._submissions.ask(submission))
-        return accepted
-
-    async def command(self, viewer: Viewer, job_id: str, command: Command) -> Job:
-        job: Job = await self._call("command", viewer, job_id, command)
-        return job
-
-    async def progress(self, since: int) -> ProgressPage:
-        page: ProgressPage = await self._call("progress", since)
-        return page
-
-    async def agents(self) -> Sequence[AgentView]:
-        views: Sequence[AgentView] = await self._call("agents")
-        return views
-
-    async def hosts(self, viewer: Viewer) -> Sequence[HostView]:
-        views: Sequence[HostView] = await self._call("hosts", viewer)
-        return views
-
-    async def queue(self) -> QueueView:
-        view: QueueView = await self._call("queue")
-        return view
-
-    async def set_paused(self, priority: Priority, *, paused: bool) -> QueueView:
-        view: QueueView = await self._call("set_paused", priority, paused=paused)
-        return view
-
-    async def replay(self, job_id: str) -> Job:
-        job: Job = await self._call("replay", job_id)
-        return job
-
-    async def discard(self, job_id: str) -> Job:
-        job: Job = await self._call("discard", job_id)
-        return job
-
-    async def job_state(self, job_id: str) -> JobState:
-        state: JobState = await self._call("job_state", job_id)
-        return state
-
-    async def stop_job(self, agent: str, job_id: str) -> Job:
-        job: Job = await self._call("stop_job", agent, job_id)
-        return job
-
-    async def drain(self, agent: str) -> AgentView:
-        view: AgentView = await self._call("drain", agent)
-        return view
-
-    async def enable_webhook(self, user_id: str, url: str) -> None:
-        await self._call("enable_webhook", user_id, url)
-
-    async def create_key(self, key: ApiKey) -> None:
-        await self._call("create_key", key)
-
-    async def revoke_key(self, key_id: str, now: datetime) -> ApiKey:
-        key: ApiKey = await self._call("revoke_key", key_id, now)
-        return key
-
-    async def rotate_key(self, key_id: str, successor: ApiKey, now: datetime, overlap: timedelta) -> ApiKey:
-        key: ApiKey = await self._call("rotate_key", key_id, successor, now, overlap)
-        return key
-
-    async def note_keys_used(self, used: Mapping[str, datetime]) -> None:
-        await self._call("note_keys_used", used)
-
-    async def metrics(self, replica: str, snapshot: Snapshot) -> Snapshot:
-        total: Snapshot = await self._call("metrics", replica, snapshot)
-        return total
-
-    async def alerts(self) -> Sequence[Alert]:
-        alerts: Sequence[Alert] = await self._call("alerts")
-        return alerts
-
-    async def ready(self) -> bool:
-        try:
-            return bool(await self._call("ready"))
-        except Unavailable:
-            return False
-
-    async def report(self, report: AgentReport) -> ReportReply:
-        reply: ReportReply = await self._call("report", report)
-        return reply
+        return answer
 
 
 def start_scheduler(settings: Settings, *, ledger_url: str, bucket: str, api_url: str) -> None:
