@@ -26,27 +26,22 @@ from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure, Internal, LeaseLost, RayhaulError
 from rayhaul.ids import NewId
 from rayhaul.job import utc
-from rayhaul.lease import (
+from rayhaul.lease import AbortOrder, Order, ProbeOrder, SweepOrder, TransferOrder, TrimOrder
+from rayhaul.log import bind, bind_job
+from rayhaul.metrics import AGENT_ERRORS, Meter
+from rayhaul.report import (
     Aborted,
-    AbortOrder,
     AgentReport,
     LeaseFailed,
     Notice,
-    Order,
     Probed,
     ProbeFailed,
-    ProbeOrder,
     ReportReply,
     StripeDone,
-    SweepOrder,
     Swept,
-    TransferOrder,
     Transferred,
     Trimmed,
-    TrimOrder,
 )
-from rayhaul.log import bind, bind_job
-from rayhaul.metrics import AGENT_ERRORS, Meter
 from rayhaul.settings import AgentSettings, Settings
 from rayhaul.tracing import OFF, Tracer
 from tasks.budget import ByteBudget

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from rayhaul.capacity import AgentState, Capacity
-from rayhaul.lease import AgentReport
+from rayhaul.report import AgentReport
 
 #: An agent that leases do not reach, again and again, gets no others for so long; each time twice as long, up to this.
 AVOIDED_S = 5.0

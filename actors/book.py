@@ -15,7 +15,7 @@ from actors.hosts import Hosts
 from actors.pending import Asked, Pending, Setback
 from actors.rates import Rates
 from rayhaul.job import Job, JobStatus, Priority, Progress
-from rayhaul.lease import Lease, LeaseProgress, PartDone, ProbeOrder, SessionState, UploadSession
+from rayhaul.lease import Lease, PartDone, ProbeOrder, SessionState, UploadSession
 from rayhaul.ledger.base import LedgerState
 from rayhaul.origins import host_of, host_of_job, hosts_of_mirrors
 from rayhaul.policy import liveness, parking
@@ -25,6 +25,7 @@ from rayhaul.policy.parking import Parking
 from rayhaul.policy.partset import PartSet, with_numbers
 from rayhaul.policy.queueing import SHARES, Waiting, WaitingQueue
 from rayhaul.policy.quota import Usage
+from rayhaul.report import LeaseProgress
 from rayhaul.settings import HostsSettings
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from actors.draft import Draft
 from rayhaul.errors import Internal, RayhaulError, Unavailable
-from rayhaul.lease import AgentReport, ReportReply
 from rayhaul.ledger.base import LedgerConflict
+from rayhaul.report import AgentReport, ReportReply
 
 log = logging.getLogger(__name__)
 

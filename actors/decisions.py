@@ -26,24 +26,7 @@ from rayhaul.errors import (
     UploadLost,
 )
 from rayhaul.job import Job, JobEvent, JobStatus, Metadata
-from rayhaul.lease import (
-    Aborted,
-    CommitAsked,
-    Lease,
-    LeaseFailed,
-    LeaseNotice,
-    Notice,
-    PartsDone,
-    Probed,
-    ProbeFailed,
-    SessionOpened,
-    SessionState,
-    StripeDone,
-    Swept,
-    Transferred,
-    Trimmed,
-    UploadSession,
-)
+from rayhaul.lease import Lease, SessionState, UploadSession
 from rayhaul.metrics import (
     CHECKSUM_MISMATCHES,
     FENCED_WRITES,
@@ -58,6 +41,21 @@ from rayhaul.metrics import (
 from rayhaul.policy import parking, retry
 from rayhaul.policy.naming import object_key
 from rayhaul.redaction import redacted
+from rayhaul.report import (
+    Aborted,
+    CommitAsked,
+    LeaseFailed,
+    LeaseNotice,
+    Notice,
+    PartsDone,
+    Probed,
+    ProbeFailed,
+    SessionOpened,
+    StripeDone,
+    Swept,
+    Transferred,
+    Trimmed,
+)
 from rayhaul.settings import LivenessSettings, QuotaSettings, TransferSettings
 
 #: Failures after which what was uploaded so far cannot be built on: the file is looked at anew.

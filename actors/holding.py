@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from rayhaul.lease import COMMITTING, AbortOrder, LeaseProgress, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
+from rayhaul.lease import AbortOrder, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
 from rayhaul.origins import host_of
+from rayhaul.report import COMMITTING, LeaseProgress
 from tasks.mirrors import AT_GATE
 from tasks.pace import Rate
 from tasks.rooms import AT_MEMORY

@@ -28,9 +28,9 @@ from actors.watchdog import observe_silence, observe_stalls
 from rayhaul.errors import InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.ids import NewId
 from rayhaul.job import utc
-from rayhaul.lease import AgentReport, ReportReply, SessionOpened, Swept
 from rayhaul.ledger.base import Batch, Deposed, IdempotencyRecord, Ledger, LedgerConflict
 from rayhaul.metrics import LEADERSHIP, LEDGER_COMMIT, TICK_ERRORS, Meter
+from rayhaul.report import AgentReport, ReportReply, SessionOpened, Swept
 
 log = logging.getLogger(__name__)
 

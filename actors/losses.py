@@ -10,8 +10,9 @@ from actors.draft import Draft
 from actors.pending import Pending
 from rayhaul.errors import AgentLost, RequeuesExhausted
 from rayhaul.job import Job, JobEvent, JobStatus
-from rayhaul.lease import AgentReport, Lease
+from rayhaul.lease import Lease
 from rayhaul.policy.liveness import APART_S, AtRisk, blamed
+from rayhaul.report import AgentReport
 
 Probes = Sequence[tuple[str, Pending]]
 

@@ -6,17 +6,8 @@ from collections.abc import Callable, Sequence
 from actors.holding import Held
 from rayhaul.errors import LeaseLost
 from rayhaul.ids import NewId
-from rayhaul.lease import (
-    COMMITTING,
-    CommitAsked,
-    Notice,
-    PartDone,
-    PartsDone,
-    ReportReply,
-    SessionOpened,
-    TransferOrder,
-    UploadSession,
-)
+from rayhaul.lease import PartDone, TransferOrder, UploadSession
+from rayhaul.report import COMMITTING, CommitAsked, Notice, PartsDone, ReportReply, SessionOpened
 from tasks.pace import Rate
 
 

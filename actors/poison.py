@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from actors.calls import Call, Poisoned, refuse, settle
 from rayhaul.errors import InvalidRequest, RayhaulError
-from rayhaul.lease import AgentReport, ReportReply
 from rayhaul.metrics import POISONED_CALLS, Meter
+from rayhaul.report import AgentReport, ReportReply
 
 log = logging.getLogger(__name__)
 

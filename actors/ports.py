@@ -12,11 +12,12 @@ from typing import Protocol
 from actors.log_files import ClusterLines
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import Job, JobSpec, Priority, Progress
-from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder, UploadSession
+from rayhaul.lease import Order, TrimOrder, UploadSession
 from rayhaul.ledger.base import ApiKey, Viewer
 from rayhaul.log_lines import Wanted
 from rayhaul.metrics import Snapshot
 from rayhaul.policy.alerting import Alert
+from rayhaul.report import AgentReport, ReportReply
 
 
 class Command(StrEnum):

@@ -7,11 +7,12 @@ Laws of this file:
 
 from actors.book import Book
 from rayhaul.job import Job, Progress
-from rayhaul.lease import AgentReport, Lease, LeaseProgress
+from rayhaul.lease import Lease
 from rayhaul.policy import liveness
 from rayhaul.policy.liveness import Watch
 from rayhaul.policy.partset import between, bytes_of
 from rayhaul.policy.planning import parts_count
+from rayhaul.report import AgentReport, LeaseProgress
 from rayhaul.settings import LivenessSettings
 
 

@@ -15,10 +15,10 @@ from actors.gathering import Gathering
 from actors.ports import Accepted, AgentView, Command, HostView, JobState, ProgressPage, QueueView, Submission
 from rayhaul.errors import Unavailable
 from rayhaul.job import Job, Priority
-from rayhaul.lease import AgentReport, ReportReply
 from rayhaul.ledger.base import ApiKey, Viewer
 from rayhaul.metrics import Snapshot
 from rayhaul.policy.alerting import Alert
+from rayhaul.report import AgentReport, ReportReply
 
 
 class RemoteScheduler:

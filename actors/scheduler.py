@@ -40,7 +40,6 @@ from rayhaul import keys
 from rayhaul.errors import Conflict, IdempotencyMismatch, Internal, NotFound, RayhaulError, Unauthorized
 from rayhaul.ids import NewId
 from rayhaul.job import Job, Priority, utc
-from rayhaul.lease import AgentReport, Notice, ReportReply
 from rayhaul.ledger.base import ApiKey, IdempotencyRecord, Ledger, Viewer
 from rayhaul.metrics import Meter, Snapshot, merge
 from rayhaul.policy.alert_rules import AlertRule
@@ -49,6 +48,7 @@ from rayhaul.policy.naming import object_key
 from rayhaul.policy.objectives import Objective
 from rayhaul.policy.queueing import shares_of
 from rayhaul.redaction import redacted
+from rayhaul.report import AgentReport, Notice, ReportReply
 from rayhaul.settings import Settings
 
 log = logging.getLogger(__name__)

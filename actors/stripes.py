@@ -16,12 +16,13 @@ from actors.book import Book
 from actors.draft import Draft
 from actors.pending import Asked, Setback
 from rayhaul.job import Job, JobEvent, JobStatus
-from rayhaul.lease import Lease, Trimmed, TrimOrder, UploadSession
+from rayhaul.lease import Lease, TrimOrder, UploadSession
 from rayhaul.origins import host_of_job
 from rayhaul.policy import parking, striping
 from rayhaul.policy.partset import missing
 from rayhaul.policy.planning import PARTS_MAX, expected_checksum, parts_count, plan_parts, tells_versions
 from rayhaul.policy.striping import Grant, Plan, Situation, Stripe
+from rayhaul.report import Trimmed
 from rayhaul.settings import Settings
 from tasks.checksum import Checksum
 

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 
 from actors.draft import Draft
 from rayhaul.ids import NewId
-from rayhaul.lease import JobContext, Lease, OpenUpload, SessionState, SweepOrder, Swept, UploadSession
+from rayhaul.lease import JobContext, Lease, OpenUpload, SessionState, SweepOrder, UploadSession
 from rayhaul.metrics import ORPHAN_UPLOADS
+from rayhaul.report import Swept
 from rayhaul.settings import SweepSettings
 
 log = logging.getLogger(__name__)

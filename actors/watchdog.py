@@ -11,8 +11,9 @@ from actors.decisions import Rules, hand_back
 from actors.draft import Draft
 from actors.losses import hand_back_lost, probes_of
 from rayhaul.errors import AgentLost, SourceStalled
-from rayhaul.lease import COMMITTING, Lease
+from rayhaul.lease import Lease
 from rayhaul.policy import liveness
+from rayhaul.report import COMMITTING
 
 log = logging.getLogger(__name__)
 

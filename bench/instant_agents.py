@@ -13,19 +13,8 @@ from actors.ports import Reports
 from rayhaul.capacity import Capacity
 from rayhaul.ids import NewId
 from rayhaul.job import JobResult, Metadata
-from rayhaul.lease import (
-    AgentReport,
-    CommitAsked,
-    Notice,
-    Order,
-    Probed,
-    ProbeOrder,
-    ReportReply,
-    SweepOrder,
-    TransferOrder,
-    Transferred,
-    TrimOrder,
-)
+from rayhaul.lease import Order, ProbeOrder, SweepOrder, TransferOrder, TrimOrder
+from rayhaul.report import AgentReport, CommitAsked, Notice, Probed, ReportReply, Transferred
 from rayhaul.settings import Settings
 
 FILE_BYTES = 20_000

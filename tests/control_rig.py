@@ -29,29 +29,7 @@ from rayhaul.capacity import Capacity
 from rayhaul.errors import Failure, RayhaulError, SinkRefused
 from rayhaul.ids import NewId
 from rayhaul.job import FINAL, EventRecord, Job, JobResult, JobSpec, JobStatus, Metadata, utc
-from rayhaul.lease import (
-    AbortOrder,
-    AgentReport,
-    CommitAsked,
-    LeaseFailed,
-    LeaseProgress,
-    Notice,
-    Order,
-    PartDone,
-    PartsDone,
-    Probed,
-    ProbeFailed,
-    ProbeOrder,
-    ReportReply,
-    SessionOpened,
-    SessionState,
-    StripeDone,
-    TransferOrder,
-    Transferred,
-    Trimmed,
-    TrimOrder,
-    UploadSession,
-)
+from rayhaul.lease import AbortOrder, Order, PartDone, ProbeOrder, SessionState, TransferOrder, TrimOrder, UploadSession
 from rayhaul.ledger.base import JobFilter, Role, Viewer
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter, Metric
@@ -59,6 +37,21 @@ from rayhaul.origins import HostGrant, HostUse
 from rayhaul.policy.alert_rules import AlertRule
 from rayhaul.policy.objectives import Objective
 from rayhaul.rates import RateUse
+from rayhaul.report import (
+    AgentReport,
+    CommitAsked,
+    LeaseFailed,
+    LeaseProgress,
+    Notice,
+    PartsDone,
+    Probed,
+    ProbeFailed,
+    ReportReply,
+    SessionOpened,
+    StripeDone,
+    Transferred,
+    Trimmed,
+)
 from rayhaul.settings import (
     AgentSettings,
     HostsSettings,

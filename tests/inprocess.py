@@ -28,10 +28,11 @@ from rayhaul import keys
 from rayhaul.alert_file import read_objectives, read_rules, read_scaling_rule
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
-from rayhaul.lease import AgentReport, Order, ReportReply, TrimOrder
+from rayhaul.lease import Order, TrimOrder
 from rayhaul.ledger.base import Batch, Role
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import Meter
+from rayhaul.report import AgentReport, ReportReply
 from rayhaul.settings import AgentSettings, EgressSettings, LivenessSettings, S3Settings, Settings, TransferSettings
 from rayhaul.trace_export import open_tracer
 from serve_app.app import create_app

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from rayhaul.lease import COMMITTING, LeaseProgress
+from rayhaul.report import COMMITTING, LeaseProgress
 from rayhaul.settings import LivenessSettings
 
 #: A job is overdue when it took this many times what was estimated. Source: the specification's stalled-job runbook.

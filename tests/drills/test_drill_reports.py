@@ -21,9 +21,9 @@ from actors.ports import Submission
 from actors.scheduler import Scheduler
 from rayhaul.capacity import Capacity
 from rayhaul.job import JobSpec
-from rayhaul.lease import AgentReport, CommitAsked, LeaseFailed, PartsDone, ReportReply, SessionOpened, Transferred
 from rayhaul.ledger.base import Deposed, Role, Viewer
 from rayhaul.ledger.store import open_ledger
+from rayhaul.report import AgentReport, CommitAsked, LeaseFailed, PartsDone, ReportReply, SessionOpened, Transferred
 from rayhaul.settings import AgentSettings, LivenessSettings, ScalingSettings, Settings
 from serve_app.seaweed import Seaweed
 

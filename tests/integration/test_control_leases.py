@@ -10,8 +10,9 @@ from control_rig import HandAgent, Rig, rig_with
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.errors import SourceNotFound, Unavailable
 from rayhaul.job import JobStatus
-from rayhaul.lease import COMMITTING, Order, ProbeOrder, TransferOrder
+from rayhaul.lease import Order, ProbeOrder, TransferOrder
 from rayhaul.metrics import FENCED_WRITES, JOBS_FINISHED
+from rayhaul.report import COMMITTING
 
 NAN = float("nan")
 

@@ -6,8 +6,8 @@ from control_rig import HandAgent, Rig, rig_with
 from actors.ports import Command
 from rayhaul.errors import Conflict
 from rayhaul.job import JobStatus, Priority
-from rayhaul.lease import CommitAsked
 from rayhaul.ledger.base import Role, Viewer
+from rayhaul.report import CommitAsked
 from rayhaul.settings import LivenessSettings
 
 OPERATOR = Viewer("operator", Role.OPERATOR)

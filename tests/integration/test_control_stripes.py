@@ -12,8 +12,9 @@ from control_rig import EVERYTHING, HandAgent, Rig, rig_with
 from actors.ports import Command
 from rayhaul.errors import AgentLost, Failure, SourceBusy, SourceChanged
 from rayhaul.job import JobEvent, JobStatus
-from rayhaul.lease import Lease, SessionState, Swept, TransferOrder
+from rayhaul.lease import Lease, SessionState, TransferOrder
 from rayhaul.metrics import FENCED_WRITES
+from rayhaul.report import Swept
 from rayhaul.settings import MIB
 
 PART = 5 * MIB

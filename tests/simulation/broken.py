@@ -8,8 +8,8 @@ from reference import ReferenceLedger
 from actors.draft import Draft
 from actors.loop import Loop
 from actors.scheduler import Scheduler
-from rayhaul.lease import Aborted, Notice, Probed, ProbeFailed, Swept
 from rayhaul.ledger.base import Batch, LedgerState
+from rayhaul.report import Aborted, Notice, Probed, ProbeFailed, Swept
 
 
 class Fenceless(Scheduler):

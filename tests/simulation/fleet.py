@@ -17,31 +17,33 @@ from rayhaul.capacity import Capacity
 from rayhaul.errors import RayhaulError, SinkBusy, SourceBusy, SourceChanged, SourceNotFound, UploadLost
 from rayhaul.job import JobResult, Metadata, utc
 from rayhaul.lease import (
+    AbortOrder,
+    Order,
+    PartDone,
+    ProbeOrder,
+    SessionState,
+    SweepOrder,
+    TransferOrder,
+    TrimOrder,
+    UploadSession,
+)
+from rayhaul.report import (
     COMMITTING,
     Aborted,
-    AbortOrder,
     AgentReport,
     CommitAsked,
     LeaseFailed,
     LeaseProgress,
     Notice,
-    Order,
-    PartDone,
     PartsDone,
     Probed,
     ProbeFailed,
-    ProbeOrder,
     ReportReply,
     SessionOpened,
-    SessionState,
     StripeDone,
-    SweepOrder,
     Swept,
-    TransferOrder,
     Transferred,
     Trimmed,
-    TrimOrder,
-    UploadSession,
 )
 
 #: A report that was not answered for so long is given up.

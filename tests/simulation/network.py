@@ -12,7 +12,8 @@ from reference import ReferenceLedger
 from surroundings import Surroundings, describe
 from violations import must
 
-from rayhaul.lease import AgentReport, Order, TransferOrder, TrimOrder
+from rayhaul.lease import Order, TransferOrder, TrimOrder
+from rayhaul.report import AgentReport
 
 #: Longest a call is on its way, and the longest an agent is out of reach: beyond any patience of the scheduler's.
 _LATE_S = 20

@@ -14,7 +14,7 @@ from violations import must, violated
 
 from actors.scheduler import Scheduler
 from rayhaul.job import FINAL, Job, JobEvent, JobStatus
-from rayhaul.lease import AgentReport, CommitAsked, Notice, PartsDone, ReportReply, SessionOpened, Transferred
+from rayhaul.report import AgentReport, CommitAsked, Notice, PartsDone, ReportReply, SessionOpened, Transferred
 
 #: What of the book may have entries when all jobs have ended.
 _STAYS = frozenset({"shares", "agents", "paused", "parking", "progress_version", "dead_letters_count", "usage"})

@@ -7,7 +7,8 @@ from random import Random
 from bucket import Bucket, Sources
 from weather import Odds
 
-from rayhaul.lease import AbortOrder, Notice, Order, ProbeOrder, SweepOrder, TransferOrder
+from rayhaul.lease import AbortOrder, Order, ProbeOrder, SweepOrder, TransferOrder
+from rayhaul.report import Notice
 
 SLOTS = 3
 PROBE_SLOTS = 4

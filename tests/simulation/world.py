@@ -27,9 +27,9 @@ from actors.decisions import Rules
 from actors.scheduler import Scheduler
 from rayhaul.alert_file import read_objectives, read_scaling_rule
 from rayhaul.errors import RayhaulError, Unavailable
-from rayhaul.lease import AgentReport, ReportReply
 from rayhaul.ledger.base import Batch, Deposed, Ledger
 from rayhaul.metrics import Meter
+from rayhaul.report import AgentReport, ReportReply
 
 STEP_S = 1.0
 _TRACE_LINES = 40

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rayhaul.lease import COMMITTING, LeaseProgress
 from rayhaul.policy.liveness import APART_S, AtRisk, Symptom, Watch, blamed, hear, shifted, symptom
+from rayhaul.report import COMMITTING, LeaseProgress
 from rayhaul.settings import LivenessSettings
 
 SETTINGS = LivenessSettings(stalled_s=120, commit_stalled_s=600, overdue_floor_s=300)

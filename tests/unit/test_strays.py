@@ -10,8 +10,9 @@ from actors.draft import Draft
 from actors.sweeping import Sweeping, mark_strays
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, JobSpec, JobStatus
-from rayhaul.lease import Lease, OpenUpload, SessionState, Swept, UploadSession
+from rayhaul.lease import Lease, OpenUpload, SessionState, UploadSession
 from rayhaul.policy.naming import job_of_key, object_key
+from rayhaul.report import Swept
 from rayhaul.settings import SweepSettings
 from tasks.sweep import stray
 
