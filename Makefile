@@ -61,10 +61,12 @@ simulation: $(VENV)/.dev ## scheduler and agents on a fake clock, seeded faults
 simulate-faults: $(VENV)/.dev ## thousands of seeded histories with faults; a seed that breaks is printed with its replay
 	$(BIN)/python tests/simulation/run.py --seeds $(or $(SEEDS),2000)
 
-integration: $(VENV)/.dev ## real HTTP, real S3 server, the shipped nft rules (Debian's nftables; installed where there is root and apt)
-	@command -v nft >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables iproute2; } \
-	  || echo 'nftables could not be installed: the tests of its rules are skipped'
+integration: $(VENV)/.dev ## real HTTP, real S3 server, nft rules, shells (Debian's nftables, zsh, fish; installed where there is root and apt)
+	@{ command -v nft && command -v zsh && command -v fish; } >/dev/null || \
+	  [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nftables iproute2 zsh fish; } \
+	  || echo 'nftables, zsh or fish could not be installed: the tests of rules and of completion are skipped'
 	$(BIN)/pytest tests/integration -m 'not drill' -n 3
 
 web: $(VENV)/.dev ## the page in a real browser (Debian's chromium; installed where there is root and apt)

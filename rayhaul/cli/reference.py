@@ -30,7 +30,8 @@ _COMPLETION = """
 ## Completion
 
 `rayhaul --install-completion` teaches your shell (bash, zsh, fish, PowerShell) the commands, options and their values;
-`rayhaul --show-completion` prints what it would install.
+`rayhaul --show-completion` prints what it would install. In zsh the first Tab of a shell
+only loads it; press it again.
 
 ## Commands
 

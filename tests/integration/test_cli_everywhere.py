@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from cli_process import Environ, bare_environ
+from cli_process import bare_environ
 
 from rayhaul.cli import main as cli
 from rayhaul.cli.connect import Exit
@@ -88,36 +89,86 @@ def test_every_command_is_looked_at() -> None:
     assert names == {words[0] for words in ASKING} | OTHERS
 
 
+async def said_by(shell: str, *options: str, home: Path, script: str) -> list[str]:
+    """Return the lines that a script of this shell says where `rayhaul` is the one under test."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell} (Debian: apt-get install {shell})")
+    environ = bare_environ(home)
+    process = await asyncio.create_subprocess_exec(
+        *(shell, *options, "-c", script),
+        env={**environ, "PATH": f"{Path(sys.executable).parent}:{environ['PATH']}"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(120):
+            stdout, stderr = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert stderr.decode() == ""
+    return [line.strip() for line in stdout.decode().splitlines()]
+
+
 async def test_bash_completes_it(tmp_path: Path) -> None:
     """After `--install-completion` a new bash knows commands, commands of groups, and options."""
-    program = Path(sys.executable).with_name("rayhaul")
-    script = f"""
-        PATH={program.parent}:$PATH
+    script = """
         rayhaul --show-completion | grep -q _rayhaul_completion && echo shown
-        rayhaul --install-completion > {tmp_path}/said
+        rayhaul --install-completion > ~/said
         bash --norc -c '
             source ~/.bashrc
             complete -p rayhaul
-            tell() {{
+            tell() {
                 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
                 _rayhaul_completion rayhaul
-                echo "${{COMPREPLY[@]}}"
-            }}
+                echo "${COMPREPLY[@]}"
+            }
             tell rayhaul storage
             tell rayhaul queue pa
             tell rayhaul get --prio
         '
     """
-    environ: Environ = bare_environ(tmp_path)
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "--norc", "-c", script),
-        env=environ,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(120):
-        stdout, stderr = await process.communicate()
-    shown, completes, *told = stdout.decode().splitlines()
-    assert (shown, stderr.decode()) == ("shown", "")
+    shown, completes, *told = await said_by("bash", "--norc", home=tmp_path, script=script)
+    assert shown == "shown"
     assert completes == "complete -o default -F _rayhaul_completion rayhaul"
-    assert [line.strip() for line in told] == ["storage-check", "pause", "--priority"]
+    assert told == ["storage-check", "pause", "--priority"]
+
+
+async def test_zsh_completes_it(tmp_path: Path) -> None:
+    """The same on a new zsh's own line, in a terminal, by the widget that Tab is bound to.
+
+    The first of a shell only loads Typer's script, and completes nothing.
+    """
+    script = """
+        rayhaul --install-completion > ~/said
+        cat >> ~/.zshrc <<"END"
+            tell() {
+                for typed in "rayhaul " "rayhaul storage" "rayhaul queue pa" "rayhaul get --prio"; do
+                    BUFFER=$typed CURSOR=$#typed
+                    zle complete-word
+                    print -r -- $BUFFER >> ~/told
+                done
+                exit
+            }
+            zle -N zle-line-init tell
+END
+        zmodload zsh/zpty
+        zpty new zsh -i
+        while zpty -r new shown; do :; done
+        cat ~/told
+    """
+    told = await said_by("zsh", "-f", home=tmp_path, script=script)
+    assert told[1:] == ["rayhaul storage-check", "rayhaul queue pause", "rayhaul get --priority"]
+
+
+async def test_fish_completes_it(tmp_path: Path) -> None:
+    """The same of what fish says that could be typed next, with what it is good for."""
+    script = """
+        rayhaul --install-completion > ~/said
+        for typed in "rayhaul storage" "rayhaul queue pa" "rayhaul get --prio"
+            complete -C $typed
+        end
+    """
+    told = await said_by("fish", home=tmp_path, script=script)
+    assert [line.partition("\t")[0] for line in told] == ["storage-check", "pause", "--priority"]
