@@ -1,10 +1,9 @@
-"""One example of everything the API takes and tells, all of one story: alice asks for a file of 1.5 GB.
+"""One example of everything the API takes and tells, all of one story (story.py).
 
 They are made as the models they are examples of, so a field that is renamed or mistyped does not pass the type checker.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,35 +17,26 @@ from rayhaul.wire import (
     AlertView,
     BatchAccepted,
     BatchRequest,
-    CapacityView,
     DeadLetterPage,
-    DeadLetterView,
     DeliveryPage,
     DeliveryView,
-    Destination,
     DisabledWebhooksPage,
     DisabledWebhookView,
     DownloadLink,
     ErrorView,
     EventPage,
-    EventView,
     HostsPage,
     HostView,
     JobPage,
     JobRef,
     JobRequest,
     JobStateReport,
-    JobView,
     KeyCreated,
     KeyRequest,
     KeysPage,
-    KeyView,
-    LeaseReport,
     LogsPage,
-    MetadataView,
     PriorityRequest,
     Problem,
-    ProgressView,
     QueueReport,
     ReceiptSource,
     ReceiptTimes,
@@ -61,178 +51,88 @@ from rayhaul.wire import (
     SloList,
     SloView,
     StopRequest,
-    StripeView,
     ValidatorView,
     WebhookTestReport,
     WebhookTestRequest,
 )
-
-CORRELATION_ID = "5f0c6f0a-6c39-4a52-9df5-8f1a2f6f2c11"
-_JOB_ID = "job_01k9x3v7c8m2n4p6q8r0s2t4v6"
-_LEASE_ID = "lease_01k9x3v8a1b3c5d7e9f1g3h5j7"
-_AGENT = "agent-1"
-_KEY_ID = "4kQ0ZbR7"
-#: Its form alone: neither secret nor checksum.
-_KEY_TEXT = f"rayhaul_live_{_KEY_ID}_…"
-_URL = "https://files.example/releases/data-2026.tar"
-_SIZE_BYTES = 1_503_238_553
-_PARTS = 90
-_PART_BYTES = 16 * 1024**2
-_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-_CRC64NVME = "O8U3kYmLq2w="
-_CREATED = datetime(2026, 3, 14, 9, 26, 53, 589_000, UTC)
-_STARTED = datetime(2026, 3, 14, 9, 26, 54, 120_000, UTC)
-_COMPLETED = datetime(2026, 3, 14, 9, 27, 31, 904_000, UTC)
-
-_OBJECT_KEY = f"{_JOB_ID}/data-2026.tar"
-_PROGRESS = ProgressView(
-    bytes=603_979_776,
-    bytes_total=_SIZE_BYTES,
-    bytes_per_second=48_234_112.0,
-    eta_seconds=18.6,
-    parts_done=36,
-    parts_total=_PARTS,
-)
-_METADATA = MetadataView(
-    size_bytes=_SIZE_BYTES,
-    content_type="application/x-tar",
-    etag='"65f2c1b5-59999999"',
-    last_modified="Thu, 12 Mar 2026 08:00:05 GMT",
-    rangeable=True,
-    filename="data-2026.tar",
-    final_url="https://cdn.files.example/releases/data-2026.tar",
-    fetch_ms=184,
-)
-_JOB = JobView(
-    id=_JOB_ID,
-    status=JobStatus.DOWNLOADING,
-    url=_URL,
-    filename="data-2026.tar",
-    priority=Priority.NORMAL,
-    tags={"project": "atlas"},
-    destination=Destination(bucket="downloads", key=_OBJECT_KEY),
-    metadata=_METADATA,
-    progress=_PROGRESS,
-    attempt=1,
-    requeues=0,
-    checksum=f"sha256:{_SHA256}",
-    result=None,
-    error=None,
-    agents=[_AGENT],
-    correlation_id=CORRELATION_ID,
-    user_id="alice",
-    created_at=_CREATED,
-    started_at=_STARTED,
-    completed_at=None,
-    next_attempt_at=None,
-)
-_DEAD_LETTER = DeadLetterView(
-    **_JOB.model_copy(
-        update={
-            "status": JobStatus.FAILED,
-            "requeues": 4,
-            "agents": [],
-            "completed_at": _COMPLETED,
-            "error": ErrorView(
-                code="source_busy", message="The source asks to slow down.", fault="source", retryable=True
-            ),
-        }
-    ).model_dump(),
-    dead_lettered_at=_COMPLETED,
-)
-_EVENT = EventView(
-    seq=1042,
-    ts=_STARTED,
-    event="started",
-    job_id=_JOB_ID,
-    user_id="alice",
-    correlation_id=CORRELATION_ID,
-    status=JobStatus.DOWNLOADING,
-    payload={"agent": _AGENT, "leaseId": _LEASE_ID, "epoch": 1, "attempt": 1},
-)
-_CAPACITY = CapacityView(
-    agent=_AGENT,
-    state="online",
-    capacity_pct=37.5,
-    slots=32,
-    slots_used=12,
-    bytes_per_second=96_468_992.0,
-    heartbeat_age_seconds=0.4,
-    leases=12,
-)
-_LEASE = LeaseReport(
-    lease_id=_LEASE_ID,
-    agent=_AGENT,
-    epoch=1,
-    stripe=StripeView(first_part=1, end_part=_PARTS + 1),
-    granted_at=_STARTED,
-    progress=_PROGRESS,
-    idle_seconds=0.2,
-    doing="moving bytes",
-)
-_KEY = KeyView(
-    id=_KEY_ID,
-    user_id="alice",
-    role="user",
-    name="laptop",
-    created_at=_CREATED,
-    expires_at=None,
-    revoked_at=None,
-    last_used_at=_COMPLETED,
+from serve_app.story import (
+    AGENT,
+    CAPACITY,
+    COMPLETED,
+    CORRELATION_ID,
+    CRC64NVME,
+    CREATED,
+    DEAD_LETTER,
+    EVENT,
+    JOB,
+    JOB_ID,
+    KEY,
+    KEY_ID,
+    KEY_TEXT,
+    LEASE,
+    METADATA,
+    OBJECT_KEY,
+    PART_BYTES,
+    PARTS,
+    PROGRESS,
+    SHA256,
+    SIZE_BYTES,
+    STARTED,
+    URL,
 )
 
 _EXAMPLES: Sequence[BaseModel] = (
-    JobRequest(url=_URL, checksum=f"sha256:{_SHA256}", tags={"project": "atlas"}),
-    BatchRequest(jobs=[JobRequest(url=_URL), JobRequest(url=f"{_URL}.sig", priority=Priority.LOW)]),
-    _JOB,
-    _METADATA,
-    _PROGRESS,
-    _JOB.destination,
+    JobRequest(url=URL, checksum=f"sha256:{SHA256}", tags={"project": "atlas"}),
+    BatchRequest(jobs=[JobRequest(url=URL), JobRequest(url=f"{URL}.sig", priority=Priority.LOW)]),
+    JOB,
+    METADATA,
+    PROGRESS,
+    JOB.destination,
     ErrorView(code="source_not_found", message="The source has no such file.", fault="source", retryable=False),
     ResultView(
         bucket="downloads",
-        key=_OBJECT_KEY,
-        size_bytes=_SIZE_BYTES,
+        key=OBJECT_KEY,
+        size_bytes=SIZE_BYTES,
         etag='"6bcf86bed8807b8e78f0fc6e0a53079d-90"',
-        sha256=_SHA256,
-        crc64nvme=_CRC64NVME,
+        sha256=SHA256,
+        crc64nvme=CRC64NVME,
     ),
-    JobPage(jobs=[_JOB], next_cursor=_JOB_ID),
-    JobRef(id=_JOB_ID),
-    BatchAccepted(jobs=[JobRef(id=_JOB_ID), JobRef(id="job_01k9x3v7c9n3p5q7r9s1t3v5w7")]),
-    _EVENT,
-    EventPage(events=[_EVENT]),
-    DownloadLink(url=f"https://s3.example/downloads/{_OBJECT_KEY}?X-Amz-Expires=900&…", expires_at=_COMPLETED),
+    JobPage(jobs=[JOB], next_cursor=JOB_ID),
+    JobRef(id=JOB_ID),
+    BatchAccepted(jobs=[JobRef(id=JOB_ID), JobRef(id="job_01k9x3v7c9n3p5q7r9s1t3v5w7")]),
+    EVENT,
+    EventPage(events=[EVENT]),
+    DownloadLink(url=f"https://s3.example/downloads/{OBJECT_KEY}?X-Amz-Expires=900&…", expires_at=COMPLETED),
     ReceiptView(
-        job_id=_JOB_ID,
+        job_id=JOB_ID,
         correlation_id=CORRELATION_ID,
-        source_url=_URL,
-        final_url=_METADATA.final_url,
-        validator=ValidatorView(etag=_METADATA.etag, last_modified=_METADATA.last_modified, digest=None),
+        source_url=URL,
+        final_url=METADATA.final_url,
+        validator=ValidatorView(etag=METADATA.etag, last_modified=METADATA.last_modified, digest=None),
         bucket="downloads",
-        key=_OBJECT_KEY,
-        size_bytes=_SIZE_BYTES,
+        key=OBJECT_KEY,
+        size_bytes=SIZE_BYTES,
         etag='"6bcf86bed8807b8e78f0fc6e0a53079d-90"',
-        sha256=_SHA256,
-        crc64nvme=_CRC64NVME,
-        checksum=f"sha256:{_SHA256}",
-        parts=_PARTS,
-        sources=[source := ReceiptSource(url=_URL, bytes=_SIZE_BYTES)],
+        sha256=SHA256,
+        crc64nvme=CRC64NVME,
+        checksum=f"sha256:{SHA256}",
+        parts=PARTS,
+        sources=[source := ReceiptSource(url=URL, bytes=SIZE_BYTES)],
         copied_from=None,
-        times=ReceiptTimes(created_at=_CREATED, started_at=_STARTED, completed_at=_COMPLETED),
-        agents=[_AGENT],
+        times=ReceiptTimes(created_at=CREATED, started_at=STARTED, completed_at=COMPLETED),
+        agents=[AGENT],
         attempt=1,
         requeues=0,
     ),
     source,
-    ValidatorView(etag=_METADATA.etag, last_modified=_METADATA.last_modified, digest=None),
-    ReceiptTimes(created_at=_CREATED, started_at=_STARTED, completed_at=_COMPLETED),
-    _CAPACITY,
-    AgentsPage(agents=[_CAPACITY]),
-    StopRequest(jobId=_JOB_ID),
-    AgentJobReport(agent=_AGENT, job_id=_JOB_ID, status=JobStatus.DOWNLOADING, leases=[_LEASE]),
-    _LEASE,
-    _LEASE.stripe,
+    ValidatorView(etag=METADATA.etag, last_modified=METADATA.last_modified, digest=None),
+    ReceiptTimes(created_at=CREATED, started_at=STARTED, completed_at=COMPLETED),
+    CAPACITY,
+    AgentsPage(agents=[CAPACITY]),
+    StopRequest(jobId=JOB_ID),
+    AgentJobReport(agent=AGENT, job_id=JOB_ID, status=JobStatus.DOWNLOADING, leases=[LEASE]),
+    LEASE,
+    LEASE.stripe,
     HostsPage(
         hosts=[
             host := HostView(
@@ -249,7 +149,7 @@ _EXAMPLES: Sequence[BaseModel] = (
     ScalingPage(
         decisions=[
             decision := ScalingView(
-                ts=_STARTED,
+                ts=STARTED,
                 reason="scale_out",
                 wanted=5,
                 online=4,
@@ -270,7 +170,7 @@ _EXAMPLES: Sequence[BaseModel] = (
                 "service": "api",
                 "handler": "POST /jobs",
                 "userId": "alice",
-                "jobId": _JOB_ID,
+                "jobId": JOB_ID,
                 "durationMs": 6.2,
                 "statusCode": 201,
                 "msg": "POST /jobs 201",
@@ -294,7 +194,7 @@ _EXAMPLES: Sequence[BaseModel] = (
                 runbook="docs/runbooks/queue-backlog.md",
                 action=None,
                 state="inactive",
-                since=_CREATED,
+                since=CREATED,
                 value=21.0,
             )
         ]
@@ -318,35 +218,35 @@ _EXAMPLES: Sequence[BaseModel] = (
         ]
     ),
     slo,
-    _DEAD_LETTER,
-    DeadLetterPage(jobs=[_DEAD_LETTER], next_cursor=None),
+    DEAD_LETTER,
+    DeadLetterPage(jobs=[DEAD_LETTER], next_cursor=None),
     session := SessionView(
         session_id="session_01k9x3v8b2c4d6e8f0g2h4j6k8",
         bucket="downloads",
-        key=_OBJECT_KEY,
+        key=OBJECT_KEY,
         upload_id="2~k0l1m2n3",
-        part_bytes=_PART_BYTES,
-        size_bytes=_SIZE_BYTES,
+        part_bytes=PART_BYTES,
+        size_bytes=SIZE_BYTES,
         state="open",
-        created_at=_STARTED,
+        created_at=STARTED,
     ),
     JobStateReport(
-        job=_JOB,
+        job=JOB,
         epoch=1,
         dead_lettered_at=None,
-        leases=[_LEASE],
+        leases=[LEASE],
         session=session,
         parts_done=36,
-        last_progress=_PROGRESS,
+        last_progress=PROGRESS,
         waits_for=None,
     ),
-    SessionRequest(key=_KEY_TEXT),
+    SessionRequest(key=KEY_TEXT),
     SessionReport(user_id="alice", role="user", scopes=["read", "write"]),
     delivery := DeliveryView(
         seq=77,
-        ts=_COMPLETED,
+        ts=COMPLETED,
         message_id="msg_01k9x3w1e3f5g7h9j1k3m5n7p9",
-        job_id=_JOB_ID,
+        job_id=JOB_ID,
         event="completed",
         receiver="hooks.example:443",
         attempt=1,
@@ -358,7 +258,7 @@ _EXAMPLES: Sequence[BaseModel] = (
     ),
     DeliveryPage(deliveries=[delivery], next_cursor=None),
     disabled := DisabledWebhookView(
-        receiver="hooks.example:443", user_id="alice", disabled_since=_CREATED, last_given_up_at=_COMPLETED
+        receiver="hooks.example:443", user_id="alice", disabled_since=CREATED, last_given_up_at=COMPLETED
     ),
     DisabledWebhooksPage(webhooks=[disabled]),
     WebhookTestRequest(url="https://hooks.example/rayhaul"),
@@ -373,9 +273,9 @@ _EXAMPLES: Sequence[BaseModel] = (
     ),
     KeyRequest(user="alice", name="laptop"),
     RotateRequest(overlapSeconds=86_400),
-    _KEY,
-    KeysPage(keys=[_KEY]),
-    KeyCreated(**_KEY.model_dump() | {"last_used_at": None}, key=_KEY_TEXT),
+    KEY,
+    KeysPage(keys=[KEY]),
+    KeyCreated(**KEY.model_dump() | {"last_used_at": None}, key=KEY_TEXT),
     Problem(
         title="Not Found",
         status=404,
@@ -398,11 +298,11 @@ BY_MODEL: Mapping[str, Any] = {
 
 #: By name, of parameters in paths and queries, and of headers.
 BY_PARAMETER: Mapping[str, Any] = {
-    "job_id": _JOB_ID,
-    "jobId": _JOB_ID,
-    "agent": _AGENT,
-    "agentId": _AGENT,
-    "key_id": _KEY_ID,
+    "job_id": JOB_ID,
+    "jobId": JOB_ID,
+    "agent": AGENT,
+    "agentId": AGENT,
+    "key_id": KEY_ID,
     "correlationId": CORRELATION_ID,
     "status": "completed",
     "tag": "project:atlas",
@@ -414,7 +314,7 @@ BY_PARAMETER: Mapping[str, Any] = {
     "Idempotency-Key": "release-2026-03-14",
 }
 
-EVENTS_TEXT = f"retry: 3000\nid: {_EVENT.seq}\nevent: {_EVENT.event}\ndata: {_EVENT.model_dump_json(by_alias=True)}\n\n"
+EVENTS_TEXT = f"retry: 3000\nid: {EVENT.seq}\nevent: {EVENT.event}\ndata: {EVENT.model_dump_json(by_alias=True)}\n\n"
 METRICS_TEXT = (
     "# HELP rayhaul_queue_depth Jobs waiting for an agent.\n# TYPE rayhaul_queue_depth gauge\n"
     'rayhaul_queue_depth{priority="normal"} 17.0\n'
