@@ -18,7 +18,8 @@ from tasks.bucket_rules import StoredObject, StoredRange
 from tasks.checksum import crc_value
 from tasks.copying import CopyUnknown
 from tasks.lease_control import LeaseControl
-from tasks.sink import ObjectHead, Sink
+from tasks.sink import Sink
+from tasks.stored import ObjectHead
 from tasks.upload import LEASE, Upload, metadata_of_put
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ import base64
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 from types import TracebackType
@@ -27,9 +26,10 @@ from rayhaul.policy.retry import RetryBudget
 from rayhaul.settings import S3Settings, TransferSettings
 from tasks.abort_rule import AbortRule
 from tasks.checksum import combined_etag, crc_text
-from tasks.outgoing import Body, Buffer, told_crc
+from tasks.outgoing import Body, Buffer
 from tasks.store_calls import Refusal, StoreCalls
 from tasks.store_puts import Put, StorePuts
+from tasks.stored import ObjectHead, StoredPart, unquoted
 
 #: AWS may be silent for a while over a Complete of thousands of parts, and over a PUT while it flushes.
 STALL_TIMEOUT_S = 60.0
@@ -42,28 +42,6 @@ _ABORTS_MAX = 5
 UNKNOWN_CHECKSUM = frozenset({"InvalidArgument", "InvalidRequest", "MalformedXML", "NotImplemented"})
 _log = logging.getLogger(__name__)
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredPart:
-    number: int
-    size_bytes: int
-    #: Unquoted.
-    etag: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectHead:
-    #: -1 where the store does not say.
-    size_bytes: int
-    #: Unquoted.
-    etag: str
-    #: Of the whole object; None where the store keeps none.
-    crc64nvme: int | None
-    metadata: Mapping[str, str]
-    content_type: str | None = None
-    #: Content-Disposition.
-    disposition: str | None = None
 
 
 class Sink:
@@ -241,7 +219,7 @@ class Sink:
             if refusal.code == "BadDigest":
                 raise ChecksumMismatch("The bucket has other bytes than were sent.") from refusal
             raise refusal.error from refusal
-        return _unquoted(answer.get("ETag"))
+        return unquoted(answer.get("ETag"))
 
     async def _adopted(
         self, key: str, parts: Sequence[PartDone], mark: tuple[str, str] | None, lost: UploadLost
@@ -270,10 +248,7 @@ class Sink:
                 MaxParts=_PAGE_MAX,
             )
             answer = await self.calls.told("list_parts", ask)
-            found += [
-                StoredPart(number=part["PartNumber"], size_bytes=part["Size"], etag=_unquoted(part["ETag"]))
-                for part in answer.get("Parts", ())
-            ]
+            found += [StoredPart.of(part) for part in answer.get("Parts", ())]
             if not answer.get("IsTruncated") or len(found) >= PARTS_MAX:
                 break
         return found
@@ -332,16 +307,7 @@ class Sink:
     async def head_of(self, bucket: str, key: str) -> ObjectHead:
         """Return what the store says of an object in any bucket of it. Raises: Refusal."""
         head = partial(self.calls.client.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-        answer = await self.calls.call("head_object", head)
-        return ObjectHead(
-            size_bytes=answer.get("ContentLength", -1),
-            etag=_unquoted(answer.get("ETag")),
-            crc64nvme=told_crc(answer["ResponseMetadata"]["HTTPHeaders"]),
-            # S3 keeps the names in lower case; others give them back as HTTP libraries write headers.
-            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-            content_type=answer.get("ContentType"),
-            disposition=answer.get("ContentDisposition"),
-        )
+        return ObjectHead.of(await self.calls.call("head_object", head))
 
     async def copy(
         self,
@@ -417,7 +383,3 @@ def _upload_id(answer: Mapping[str, Any]) -> str:
     if not upload_id:
         raise SinkError("The bucket answered without an upload's id.")
     return str(upload_id)
-
-
-def _unquoted(etag: str | None) -> str:
-    return (etag or "").strip('"')

@@ -26,9 +26,10 @@ from tasks.checksum import Algorithm, Checksum, combined_crc, combined_crc32c, c
 from tasks.copying import CopyUnknown, copied_part
 from tasks.lease_control import LeaseControl, Tries
 from tasks.outgoing import Body
-from tasks.sink import ObjectHead, Sink, StoredPart
+from tasks.sink import Sink
 from tasks.store_calls import Overtaken
 from tasks.store_puts import Put
+from tasks.stored import ObjectHead, StoredPart
 from tasks.stripe import Stripe
 
 _CONTENT_TYPE = "application/octet-stream"

@@ -40,6 +40,7 @@ import tasks.source
 import tasks.speed
 import tasks.store_calls
 import tasks.store_puts
+import tasks.stored
 import tasks.transfer
 import tasks.upload
 
@@ -251,7 +252,7 @@ NULLS = {
     ),
     "shown-crc": Null(
         "the object must show the CRC-64/NVME of the bytes sent",
-        replaced(tasks.sink, "told_crc", nothing),
+        replaced(tasks.stored, "told_crc", nothing),
         "tests/integration/test_transfer.py::test_an_object_that_shows_another_crc_is_noticed",
     ),
     "length": Null("a body must have its length", _unbounded, "tests/integration/test_source.py::test_bad_whole"),
