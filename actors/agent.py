@@ -48,12 +48,12 @@ from tasks.budget import ByteBudget
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.links import Refresh
+from tasks.marks import undo
 from tasks.pace import Paces, Rate
 from tasks.sink import Sink
 from tasks.sweep import abort_nobodys, sweep
 from tasks.transfer import transfer
 from tasks.transports import Transports
-from tasks.upload import undo
 
 log = logging.getLogger(__name__)
 

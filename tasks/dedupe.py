@@ -18,9 +18,10 @@ from tasks.bucket_rules import StoredObject, StoredRange
 from tasks.checksum import crc_value
 from tasks.copying import CopyUnknown
 from tasks.lease_control import LeaseControl
+from tasks.marks import LEASE, metadata_of_put
 from tasks.sink import Sink
 from tasks.stored import ObjectHead
-from tasks.upload import LEASE, Upload, metadata_of_put
+from tasks.upload import Upload
 
 _log = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ from awscrt.checksums import crc32c, crc64nvme
 from rayhaul.errors import ChecksumMismatch, Internal, SinkBusy, SinkError, SinkRefused, UploadLost
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobResult, utc
-from rayhaul.lease import AbortOrder, PartDone, SessionState, TransferOrder, UploadSession
+from rayhaul.lease import PartDone, SessionState, TransferOrder, UploadSession
 from rayhaul.tracing import Kind, child
 from tasks.bucket_rules import StoredRange
 from tasks.checksum import Algorithm, Checksum, combined_crc, combined_crc32c, combined_etag, crc32c_text, crc_text
 from tasks.copying import CopyUnknown, copied_part
 from tasks.lease_control import LeaseControl, Tries
+from tasks.marks import LEASE, SESSION, metadata_of, metadata_of_put
 from tasks.outgoing import Body
 from tasks.sink import Sink
 from tasks.store_calls import Overtaken
@@ -33,12 +34,6 @@ from tasks.stored import ObjectHead, StoredPart
 from tasks.stripe import Stripe
 
 _CONTENT_TYPE = "application/octet-stream"
-
-#: The object's metadata names the upload that it was published by, or the lease of its PUT and that lease's epoch.
-SESSION = "session-id"
-LEASE = "lease-id"
-EPOCH = "epoch"
-_JOB = "job-id"
 
 #: An ETag that is the MD5 of one whole.
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -256,7 +251,7 @@ class Upload:
             order.key,
             content_type=order.pin.content_type or _CONTENT_TYPE,
             filename=order.pin.filename,
-            metadata={**self._metadata(), SESSION: session_id},
+            metadata={**metadata_of(order), SESSION: session_id},
         )
         return UploadSession(
             session_id=session_id,
@@ -358,37 +353,6 @@ class Upload:
             sources=tuple(sorted(sources.items())) if has_mirrors else (),
             checksum=self._order.checksum,
         )
-
-    def _metadata(self) -> Mapping[str, str]:
-        return metadata_of(self._order)
-
-
-def metadata_of(order: TransferOrder) -> Mapping[str, str]:
-    """Return what every object of ours tells of its job."""
-    context = order.context
-    ids = {"correlation-id": context.correlation_id, _JOB: context.job_id}
-    return ids if context.traceparent is None else {**ids, "traceparent": context.traceparent}
-
-
-def metadata_of_put(order: TransferOrder) -> Mapping[str, str]:
-    """Return what an object tells that was published at once, so that it is found to be its lease's."""
-    return {**metadata_of(order), LEASE: order.lease_id, EPOCH: str(order.epoch)}
-
-
-async def undo(sink: Sink, order: AbortOrder) -> None:
-    """Abort an upload and see that it is gone, and that nothing stands that it had published. Raises: SinkError."""
-    if order.upload_id:
-        await sink.abort(order.key, order.upload_id)
-    found = await sink.head(order.key)
-    if found is not None and (found.metadata.get(SESSION) == order.session_id or _was_put(found.metadata, order)):
-        await sink.delete(order.key)
-
-
-def _was_put(metadata: Mapping[str, str], order: AbortOrder) -> bool:
-    """Say whether a PUT that the order takes back made this object; one of a later lease stays."""
-    if order.epoch is None or metadata.get(_JOB) != order.context.job_id or EPOCH not in metadata:
-        return False
-    return int(metadata[EPOCH]) <= order.epoch
 
 
 def _value_of(parts: Sequence[PartDone], algorithm: Algorithm) -> str:

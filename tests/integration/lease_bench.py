@@ -29,13 +29,13 @@ from tasks.checksum import crc_text
 from tasks.egress import GuardedClient
 from tasks.gates import Gates
 from tasks.links import Link, Refresh
+from tasks.marks import EPOCH, LEASE, SESSION
 from tasks.pace import Pace
 from tasks.probe import probe
 from tasks.sink import Sink
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
 from tasks.transports import Transports
-from tasks.upload import EPOCH, LEASE, SESSION
 
 PART = 5 * MIB
 SETTINGS = TransferSettings(

@@ -39,11 +39,11 @@ from serve_app.seaweed import Seaweed
 from tasks.budget import ByteBudget
 from tasks.checksum import crc32c_text, crc_text
 from tasks.lanes import Lanes
+from tasks.marks import undo
 from tasks.pace import Pace
 from tasks.rooms import Buffered
 from tasks.stripe import Stripe
 from tasks.transfer import transfer
-from tasks.upload import undo
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
