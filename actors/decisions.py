@@ -39,6 +39,7 @@ from rayhaul.metrics import (
     Meter,
 )
 from rayhaul.policy import parking, retry
+from rayhaul.policy.liveness import SUSPECT_REQUEUES
 from rayhaul.policy.naming import object_key
 from rayhaul.redaction import redacted
 from rayhaul.report import (
@@ -145,11 +146,14 @@ def _let_publish(draft: Draft, job: Job, lease: Lease) -> None:
 
 def _lease_failed(draft: Draft, job: Job, lease: Lease, failure: Failure, rules: Rules) -> None:
     draft.end(lease)
+    told = {"agent": lease.agent, "epoch": lease.epoch}
     if draft.leases_of_job(job.id) and _is_of_one_stripe(failure):
         stripes.set_back(draft, job, lease.agent, _waits(failure, rules), failure.message)
         draft.count(REQUEUES, failure.code)
+    elif failure.of_agent:
+        _to_another_agent(draft, replace(job, attempt=job.attempt - 1), failure, told)
     else:
-        fail_attempt(draft, job, failure, rules, {"agent": lease.agent, "epoch": lease.epoch})
+        fail_attempt(draft, job, failure, rules, told)
 
 
 def _is_of_one_stripe(failure: Failure) -> bool:
@@ -194,7 +198,10 @@ def _probe_failed(draft: Draft, notice: ProbeFailed, rules: Rules) -> bool:
     job = draft.job(notice.job_id)
     if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
         return False
-    fail_attempt(draft, replace(job, attempt=job.attempt + 1), notice.failure, rules, {"stage": "metadata"})
+    if notice.failure.of_agent:
+        _to_another_agent(draft, job, notice.failure, {"stage": "metadata"})
+    else:
+        fail_attempt(draft, replace(job, attempt=job.attempt + 1), notice.failure, rules, {"stage": "metadata"})
     return True
 
 
@@ -265,6 +272,17 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
     payload = {**told, **_why(failure), "nextAttemptAt": verdict.at.isoformat(), "attempt": job.attempt}
     payload |= sources.told(draft, job)
     draft.transition(job, JobEvent.REQUEUED, payload, **changes)
+    draft.count(REQUEUES, failure.code)
+
+
+def _to_another_agent(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any]) -> None:
+    """Hand a job back, uncharged, for which its agent alone has no room: another one gets it, or it waits."""
+    draft.heard.parking = parking.ended(draft.heard.parking, job.id, draft.now_s)
+    # Whoever kills agents is given to one that has nothing else, full or not.
+    wait_s = (failure.retry_after_s or 0.0) if job.requeues >= SUSPECT_REQUEUES else 0.0
+    at = draft.now + timedelta(seconds=wait_s) if wait_s > 0 else None
+    changes: dict[str, Any] = {"attempt": job.attempt, "error": failure, "next_attempt_at": at}
+    draft.transition(job, JobEvent.REQUEUED, {**told, **_why(failure)}, **changes)
     draft.count(REQUEUES, failure.code)
 
 

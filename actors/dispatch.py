@@ -16,6 +16,7 @@ from actors.agent_record import AgentRecord
 from actors.book import Book
 from actors.decisions import give_up
 from actors.draft import Draft
+from actors.full_agents import FullAgents
 from actors.host_turns import HostTurns
 from actors.losses import probes_used, requeue_probes
 from actors.orders import Orders
@@ -52,6 +53,7 @@ class Dispatch:
         #: Agents that get nothing, because a suspect is apart there.
         self._closed: set[str] = set()
         self._lookers = peeking.Lookers(settings.source)
+        self.full = FullAgents()
         self.sweeping = Sweeping(settings.sweep, prefix=settings.s3.prefix, new_id=new_id)
         #: Leases that stand and could not be sent yet.
         self._unsent: list[Lease] = []
@@ -156,7 +158,7 @@ class Dispatch:
         slots = self._settings.agent.probe_slots
         used = probes_used(book)
         spread = Spread({r.agent: Load(r.agent, slots, used[r.agent]) for r in free if r.agent not in self._closed})
-        turns = HostTurns(draft, book)
+        turns = HostTurns(draft, book, self.full)
         most = spread.free_slots
         book.looks_held_back.readmit(book.unprobed, most, draft.now_s, turns.room_to_look, running={})
         chosen = choose(book.unprobed, draft.now_s, most, partial(turns.may_look, spread), running={})
@@ -170,9 +172,14 @@ class Dispatch:
         starts_max = parking.starts_max(draft.heard.parking, draft.now_s)
         most = spread.free_slots if starts_max is None else min(starts_max, spread.free_slots)
         for waiting in self._choose_startable(draft, book, most):
-            agent = spread.take_of(self._lookers.take(draft.job(waiting.job_id)))
-            assert agent is not None, "no more jobs are taken than there are free slots"
-            self._start(draft, waiting, book.agents[agent])
+            full = self.full.of(waiting.job_id, draft.now_s)
+            agent = spread.take_of(self._lookers.take(draft.job(waiting.job_id)), full)
+            assert agent is not None or full, "no more jobs are taken than there are free slots"
+            if agent is not None:
+                self._start(draft, waiting, book.agents[agent])
+            else:
+                again_at_s = self.full.again_at_s(waiting.job_id, draft.now_s)
+                book.waiting.push(waiting._replace(ready_at_s=again_at_s), draft.now_s)
 
     def _decide_apart(self, draft: Draft, book: Book, free: Sequence[AgentRecord]) -> None:
         """Give suspects agents where nothing else has just begun, and nothing else begins for a while.
@@ -214,7 +221,7 @@ class Dispatch:
 
     def _choose_startable(self, draft: Draft, book: Book, most: int) -> Sequence[Waiting]:
         """Take jobs whose hosts have a connection left for them; the others stand aside."""
-        limits, turns = self._limits(draft, book), HostTurns(draft, book)
+        limits, turns = self._limits(draft, book), HostTurns(draft, book, self.full)
         book.held_back.readmit(book.waiting, most, draft.now_s, turns.room, **limits)
         chosen = choose(book.waiting, draft.now_s, most, turns.may_start, **limits)
         self._taken.extend((book.waiting, waiting) for waiting in chosen)

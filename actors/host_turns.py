@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 from actors.book import Book
 from actors.draft import Draft
+from actors.full_agents import FullAgents
 from actors.sources import to_look_at
 from rayhaul.origins import host_of, host_of_job
 from rayhaul.policy.queueing import Waiting, WaitingQueue
@@ -11,9 +12,10 @@ from rayhaul.policy.scheduling import Spread
 
 
 class HostTurns:
-    def __init__(self, draft: Draft, book: Book) -> None:
+    def __init__(self, draft: Draft, book: Book, full: FullAgents) -> None:
         self._draft = draft
         self._book = book
+        self._full = full
         #: Leases, or looks, begun in this turn, by host: the book does not know them yet.
         self._begun = Counter[str]()
         #: Agents of which looks are about to be ordered, by host.
@@ -44,7 +46,7 @@ class HostTurns:
     def may_look(self, spread: Spread, waiting: Waiting) -> bool:
         """Whether its source may be looked at; else the job waits until its host may be asked, or stands aside.
 
-        Takes a slot of an agent that has a share of the host's connections, or would have.
+        Takes a slot of an agent that has room for it, and a share of the host's connections, or would have.
         """
         job = self._draft.job(waiting.job_id)
         if job is None:
@@ -52,10 +54,10 @@ class HostTurns:
         host = host_of(to_look_at(job)[0].url)
         if self._is_put_off(self._book.unprobed, waiting, host):
             return False
-        others = self._lookers_at[host]
+        others, full = self._lookers_at[host], self._full.of(job.id, self._draft.now_s)
         agent = None
         if self.room_to_look(host) > 0:
-            agent = spread.take(lambda name: self._book.hosts.may_look_from(host, name, others))
+            agent = spread.take(lambda name: name not in full and self._book.hosts.may_look_from(host, name, others))
         if agent is None:
             self._book.looks_held_back.push(waiting, host, self._draft.now_s)
             return False

@@ -314,6 +314,7 @@ class Scheduler:
             note_progress(book, report, now_s, self._settings.liveness)
             book.hosts.hear(report.agent, report.hosts, now_s)
             book.rates.hear(report.agent, report.rates)
+        self._dispatch.full.hear(report.agent, report.notices, now_s)
         refused = frozenset(notice.notice_id for notice in report.notices if not self._hear_notice(draft, notice))
         if is_newest:
             # What a late report holds, or does not hold, was true once.

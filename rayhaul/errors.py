@@ -16,7 +16,8 @@
     ├─ SinkError                     fault: sink, the bucket we write to
     │   └─ SinkBusy* · SinkRefused · UploadLost*
     └─ ServiceError                  fault: us
-        └─ AgentLost* · RequeuesExhausted · LeaseLost · Unavailable* · Internal*
+        ├─ AgentLost* · RequeuesExhausted · LeaseLost · Unavailable* · Internal*
+        └─ AgentFull*                one agent's own: another one may do it, and no attempt is charged
 
     * = retryable
 
@@ -47,6 +48,8 @@ class Failure:
     retryable: bool
     #: What the other side asked us to wait, in seconds; None where it said nothing.
     retry_after_s: float | None = None
+    #: It befell the agent that tells it, and says nothing of the job: another agent may do it.
+    of_agent: bool = False
 
 
 class RayhaulError(Exception):
@@ -54,6 +57,7 @@ class RayhaulError(Exception):
     http_status: ClassVar[int] = 500
     fault: ClassVar[Fault] = Fault.US
     retryable: ClassVar[bool] = False
+    of_agent: ClassVar[bool] = False
 
     def __init__(self, message: str = "", *, retry_after_s: float | None = None, status: int | None = None) -> None:
         self.message = message or (type(self).__doc__ or self.code).strip().splitlines()[0]
@@ -69,6 +73,7 @@ class RayhaulError(Exception):
             fault=self.fault,
             retryable=self.retryable,
             retry_after_s=self.retry_after_s,
+            of_agent=self.of_agent,
         )
 
 
@@ -285,6 +290,14 @@ class Unavailable(ServiceError):
     code = "internal"
     http_status = 503
     retryable = True
+
+
+class AgentFull(ServiceError):
+    """An agent has no room for the job now."""
+
+    code = "internal"
+    retryable = True
+    of_agent = True
 
 
 class Internal(ServiceError):

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import TracebackType
 from typing import Self
 
-from rayhaul.errors import EgressDenied, RayhaulError, SourceError, SourceStalled
+from rayhaul.errors import AgentFull, EgressDenied, RayhaulError, SourceError, SourceStalled
 from rayhaul.job import Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import Meter
@@ -23,6 +23,9 @@ from tasks.transports import Transports
 
 #: Opens a body at a link, by the transport of its URL; it must show the version that is pinned of its source.
 OpenAt = Callable[[Callable[[str], Transport], Link, Metadata], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+
+#: Failures after which another source may still bring the bytes.
+_OF_ONE_SOURCE = (SourceError, EgressDenied, AgentFull)
 
 
 class Intake:
@@ -136,7 +139,7 @@ class Reading:
     async def counts(self, error: RayhaulError) -> RayhaulError | None:
         """Return what a failure of the last block means for the part; None: another source is to be asked at once."""
         self._failed_urls = ()
-        if not isinstance(error, SourceError | EgressDenied):
+        if not isinstance(error, _OF_ONE_SOURCE):
             return error
         self._asked.add(self._supply.index)
         if await self._supplies.pick(self._asked, ranges=self._is_ranged) is not None:
@@ -162,7 +165,7 @@ class Reading:
                     yield flow
             except BaseException as error:
                 self._control.progress(-flow.bytes_counted)
-                if isinstance(error, SourceError | EgressDenied):
+                if isinstance(error, _OF_ONE_SOURCE):
                     self._supplies.failed(supply, error, bytes_count=flow.bytes_counted, waited_s=flow.waited_s)
                 raise
         if flow.error is not None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
-from rayhaul.errors import ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
+from rayhaul.errors import AgentFull, ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
 from rayhaul.policy.retry import HELD_WAIT_S_MAX, RetryBudget, wait_s
@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Another try within the lease cannot cure these: the source is another file, or the upload or the lease is gone.
-ENDS_LEASE = (ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
+#: Another try within the lease cannot cure these: the source is another file, the upload or the lease is gone, or the
+#: agent has no room, and the job is for another one.
+ENDS_LEASE = (AgentFull, ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
 
 
 class LeaseControl(Protocol):

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from rayhaul.errors import Internal, SourceBusy, SourceTooLarge
+from rayhaul.errors import AgentFull, Internal, SourceTooLarge
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Scratch:
         return made
 
     def reserve(self, name: str, index: int, bytes_count: int) -> None:
-        """Raises: SourceTooLarge where it never fits; SourceBusy where it does not fit now."""
+        """Raises: SourceTooLarge where it never fits; AgentFull where it does not fit now."""
         if (name, index) in self._reserved:
             return
         if bytes_count > self.bytes_max:
@@ -87,9 +87,9 @@ class Scratch:
             del self._reserved[key]
 
 
-def no_room() -> SourceBusy:
+def no_room() -> AgentFull:
     """Return what it means that the disk is full, before anything is fetched or in the middle of it."""
-    return SourceBusy("The scratch disk of this agent has no room now.", retry_after_s=_RETRY_AFTER_S)
+    return AgentFull("The scratch disk of this agent has no room now.", retry_after_s=_RETRY_AFTER_S)
 
 
 def _locked(directory: Path) -> int | None:

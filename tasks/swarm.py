@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 
 import libtorrent as lt
 
-from rayhaul.errors import Internal, SourceBusy, SourceFailed, SourceStalled
+from rayhaul.errors import AgentFull, Internal, SourceFailed, SourceStalled
 from tasks.guard import AddressGuard
 from tasks.magnet import Magnet
 from tasks.scratch import Scratch
@@ -34,12 +34,19 @@ class Swarm:
     """One per process, for the loop that first joins a torrent."""
 
     def __init__(
-        self, guard: AddressGuard, proxy: TorrentProxy, scratch: Scratch, *, linger_s: float = _LINGER_S
+        self,
+        guard: AddressGuard,
+        proxy: TorrentProxy,
+        scratch: Scratch,
+        *,
+        linger_s: float = _LINGER_S,
+        torrents_max: int = _TORRENTS_MAX,
     ) -> None:
         self.scratch = scratch
         self._guard = guard
         self._proxy = proxy
         self._linger_s = linger_s
+        self._torrents_max = torrents_max
         self._session: lt.session | None = None
         self._bell: socket.socket | None = None
         self._ringer: socket.socket | None = None
@@ -84,10 +91,10 @@ class Swarm:
             torrent.left_s = asyncio.get_running_loop().time()
 
     def reserve(self, torrent: Torrent, index: int, bytes_count: int) -> None:
-        """Have room for a file of a torrent. Raises: SourceTooLarge; SourceBusy."""
+        """Have room for a file of a torrent. Raises: SourceTooLarge; AgentFull."""
         try:
             self.scratch.reserve(torrent.name, index, bytes_count)
-        except SourceBusy:
+        except AgentFull:
             # What lingers gives way, with the next tick.
             for idle in self._torrents.values():
                 if not idle.users_count:
@@ -104,8 +111,8 @@ class Swarm:
         if torrent is not None:
             introduce(torrent, magnet)
             return torrent
-        if len(self._torrents) >= _TORRENTS_MAX:
-            raise SourceBusy("This agent reads as many torrents as it may.", retry_after_s=self._linger_s)
+        if len(self._torrents) >= self._torrents_max:
+            await self._make_way()
         params = lt.add_torrent_params() if document is None else await asyncio.to_thread(parsed, document)
         directory = await asyncio.to_thread(self.scratch.directory, name)
         try:
@@ -118,6 +125,13 @@ class Swarm:
         if document is not None:
             torrent.told()
         return torrent
+
+    async def _make_way(self) -> None:
+        """Let the torrent go that has lingered the longest. Raises: AgentFull where all are in use."""
+        idle = [torrent for torrent in self._torrents.values() if not torrent.users_count]
+        if not idle:
+            raise AgentFull("This agent reads as many torrents as it may.", retry_after_s=self._linger_s)
+        await self._remove(min(idle, key=lambda torrent: torrent.left_s))
 
     async def _remove(self, torrent: Torrent) -> None:
         assert self._session is not None

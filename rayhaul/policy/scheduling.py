@@ -1,7 +1,7 @@
 """Which agent gets the next lease: the one with the largest share of its slots free, if no other one is wanted."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -36,10 +36,13 @@ class Spread:
             heapq.heappush(self._heap, load)
         return agent
 
-    def take_of(self, wanted: str | None) -> str | None:
-        """Use one slot of the agent that is wanted where it has one free, of another else; return whose."""
-        agent = None if wanted is None else self.take(lambda name: name == wanted)
-        return agent or self.take()
+    def take_of(self, wanted: str | None, but: Collection[str] = ()) -> str | None:
+        """Use one slot of the agent that is wanted where it has one free, of another else, but of none in `but`.
+
+        Return whose; None where there is no such slot.
+        """
+        agent = None if wanted is None or wanted in but else self.take(lambda name: name == wanted)
+        return agent or self.take(lambda name: name not in but)
 
     def _take_first(self) -> str | None:
         if not self._heap:

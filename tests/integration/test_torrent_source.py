@@ -18,18 +18,18 @@ from aiohttp import web
 from disks import mounted
 from fetching import joined
 from inprocess import quick_settings, running_service
-from lease_bench import PART, SETTINGS, Bench, Control, Side, running
+from lease_bench import PART, Bench, Control, Side, running
 from origin import content_bytes
 from torrent_rig import NoGuard, all_given_back, denied, on_disk, opened, torrents
 from torrents import PIECE, Seeder, Shared, Tracker, seeding, share, tracking
 
 from rayhaul import AsyncClient
 from rayhaul.errors import (
+    AgentFull,
     ChecksumMismatch,
     EgressDenied,
     Internal,
     InvalidRequest,
-    SourceBusy,
     SourceChanged,
     SourceRefused,
     SourceStalled,
@@ -37,9 +37,11 @@ from rayhaul.errors import (
     SourceTooLarge,
 )
 from rayhaul.metrics import Meter
+from rayhaul.origins import HostGrant, host_of
 from rayhaul.settings import SourcesSettings
 from serve_app.seaweed import Seaweed
 from tasks import extras
+from tasks.gates import Gates
 from tasks.guard import AddressGuard
 from tasks.links import Link
 from tasks.transports import Transports
@@ -209,12 +211,53 @@ async def test_scratch_is_bounded(shared: Shared, tmp_path: Path) -> None:
             pin_of_other = await transport.probe(Link(url_of_other), None)
             async with opened(transport, url, pin, 0, SIZE) as body:
                 await anext(body)
-                with pytest.raises(SourceBusy):
+                with pytest.raises(AgentFull):
                     await joined(opened(transport, url_of_other, pin_of_other, 0, 1))
-            with pytest.raises(SourceBusy):
+            with pytest.raises(AgentFull):
                 await joined(opened(transport, url_of_other, pin_of_other, 0, 1))
             await asyncio.sleep(1.5)
             assert await joined(opened(transport, url_of_other, pin_of_other, 0, 1)) == content_bytes(5, 0, 1)
+
+
+async def test_no_room_is_nothing_against_the_torrent(side: Side, shared: Shared, tmp_path: Path) -> None:
+    """The lease ends at the first try, for another agent; the torrent is not taken for a host that refuses us."""
+    other = share(tmp_path / "seed", {"x.bin": content_bytes(5, 0, PART)})
+    with seeding(shared) as seeder, seeding(other, host="127.0.0.2") as second:
+        allow = (seeder.host_port, second.host_port)
+        async with torrents(tmp_path / "scratch", *allow, bytes_max=SIZE + PART) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            bench.gates = Gates(asyncio.get_running_loop().time)
+            order = await bench.order_of(shared.magnet(f"x.pe={seeder.host_port}", "so=1"))
+            host = host_of(order.pin.final_url)
+            order = replace(order, grant=HostGrant(host=host, connections=4, version=1))
+            url_of_other = other.magnet(f"x.pe={second.host_port}")
+            pin_of_other = await transport.probe(Link(url_of_other), None)
+            async with opened(transport, url_of_other, pin_of_other, 0, PART) as body:
+                await anext(body)
+                control = Control()
+                error = await bench.fails(order, AgentFull, control)
+            assert error.failure().of_agent
+            assert "waiting to try again" not in control.doings
+            assert [use.refused_ago_s for use in bench.gates.uses({host})] == [None]
+            if control.session is not None:
+                await bench.abort(control)
+
+
+async def test_as_many_torrents_as_there_may_be(shared: Shared, tmp_path: Path) -> None:
+    """One more is another agent's; one that only lingers makes way."""
+    other = share(tmp_path / "seed", {"x.bin": content_bytes(5, 0, PART)})
+    with seeding(shared) as seeder, seeding(other, host="127.0.0.2") as second:
+        allow = (seeder.host_port, second.host_port)
+        async with torrents(tmp_path / "scratch", *allow, torrents_max=1) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            url_of_other = Link(other.magnet(f"x.pe={second.host_port}"))
+            pin = await transport.probe(Link(url), None)
+            async with opened(transport, url, pin, 0, PART) as body:
+                await anext(body)
+                with pytest.raises(AgentFull):
+                    await transport.probe(url_of_other, None)
+            assert (await transport.probe(url_of_other, None)).size_bytes == PART
 
 
 async def test_scratch_goes_when_nobody_uses_it(shared: Shared, tmp_path: Path) -> None:
@@ -409,8 +452,7 @@ async def test_a_disk_that_is_full_in_the_middle(side: Side, tmp_path: Path) -> 
             bench.transports = Transports(side.client, torrents=transport)
             order = await bench.order_of(large.magnet(f"x.pe={seeder.host_port}"))
             control = Control(on_part=fill)
-            once = SETTINGS.model_copy(update={"part_attempts_max": 1})
-            error = await bench.fails(order, SourceBusy, control, settings=once)
+            error = await bench.fails(order, AgentFull, control)
             assert (error.message, error.retryable) == ("The scratch disk of this agent has no room now.", True)
             assert (error.retry_after_s or 0) > 0
             assert control.parts, "it was in the middle"

@@ -24,6 +24,7 @@ async def torrents(
     *allow: str,
     bytes_max: int = 10**9,
     linger_s: float = 60,
+    torrents_max: int = 64,
     meter: Meter | None = None,
     guard: Callable[[EgressSettings], AddressGuard] = AddressGuard,
     **limits: float,
@@ -33,7 +34,8 @@ async def torrents(
     source = SourceSettings().model_copy(update={"stall_timeout_s": 20, "probe_timeout_s": 30, **limits})
     dialer = Dialer(guard(egress), egress, source, slots=asyncio.Semaphore(8), meter=meter or Meter())
     proxy = TorrentProxy(dialer, tracker_ports=egress.ports)
-    swarm = Swarm(dialer.guard, proxy, Scratch(scratch, bytes_max, free_bytes_min=0), linger_s=linger_s)
+    disk = Scratch(scratch, bytes_max, free_bytes_min=0)
+    swarm = Swarm(dialer.guard, proxy, disk, linger_s=linger_s, torrents_max=torrents_max)
     transport = TorrentTransport(dialer, swarm, tracker_ports=egress.ports)
     try:
         yield transport

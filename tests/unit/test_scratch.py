@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rayhaul.errors import Internal, SourceBusy, SourceTooLarge
+from rayhaul.errors import AgentFull, Internal, SourceTooLarge
 from tasks.scratch import Scratch
 
 
@@ -22,7 +22,7 @@ def test_the_sum_is_bounded(tmp_path: Path) -> None:
     for _ in range(2):
         disk.reserve("a", 0, 60)
     disk.reserve("a", 1, 30)
-    with pytest.raises(SourceBusy):
+    with pytest.raises(AgentFull):
         disk.reserve("b", 0, 20)
     disk.release("a")
     assert disk.reserved_bytes == 0
@@ -33,7 +33,7 @@ def test_the_sum_is_bounded(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     """What others on the machine need is not reserved."""
     disk = scratch(tmp_path, free_bytes_min=2**62)
-    with pytest.raises(SourceBusy, match="no room"):
+    with pytest.raises(AgentFull, match="no room"):
         disk.reserve("a", 0, 1)
     disk.end()
 
