@@ -9,6 +9,7 @@ Laws of this file:
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from actors.agent_record import AgentRecord
 from actors.hosts import Hosts
@@ -65,6 +66,8 @@ class Book:
         self.paused: set[Priority] = set()
         self.parking = Parking()
         self.dead_letters_count = 0
+        #: When an agent was last sent to sweep the bucket; None: no scheduler has been there for that yet.
+        self.swept_at: datetime | None = None
         #: By user.
         self.usage: dict[str, Usage] = {}
         self.agents: dict[str, AgentRecord] = {}
@@ -104,7 +107,7 @@ class Book:
         book = cls(heard.shares, heard.hosts, heard.rates)
         book.agents, book.parking, book.paused = heard.agents, heard.parking, set(state.paused)
         book.progress_version = heard.progress_version
-        book.dead_letters_count = state.dead_letters_count
+        book.dead_letters_count, book.swept_at = state.dead_letters_count, state.swept_at
         book.usage = {record.user_id: Usage(day=record.day, bytes_used=record.bytes_used) for record in state.usage}
         # Jobs first: a lease counts for the user of its job.
         for job in state.open_jobs:

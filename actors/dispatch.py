@@ -74,7 +74,7 @@ class Dispatch:
             return
         self._decide_apart(draft, book, free)
         self._decide_aborts(draft, book, free)
-        sweep = self.sweeping.order(draft.now_s, draft.nobodys)
+        sweep = self.sweeping.order(draft, book.swept_at)
         if sweep is not None:
             self._orders[min(record.agent for record in free)].append(sweep)
         self._decide_probes(draft, book, free)

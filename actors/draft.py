@@ -64,6 +64,8 @@ class Draft:
         self.revokes: defaultdict[str, list[str]] = defaultdict(list)
         #: Uploads that belong to no job, to be aborted once this is durable.
         self.nobodys: list[OpenUpload] = []
+        #: The bucket is about to be swept; None: not in this turn.
+        self.swept_at: datetime | None = None
         self.dead_letters_delta = 0
         #: What no row of the ledger holds.
         self.heard = Heard(book, now.timestamp())
@@ -341,12 +343,14 @@ class Draft:
             ],
             counts=self._counts,
             slo_counts=self._slo_counts,
+            swept_at=self.swept_at,
         )
 
     def merge(self, batch: Batch) -> None:
         """Bring the book up to what was committed."""
         self._book.dead_letters_count += self.dead_letters_delta
         self._book.usage.update(self._usage)
+        self._book.swept_at = self.swept_at or self._book.swept_at
         if batch.paused is not None:
             self._book.paused = set(batch.paused)
         self._book.merge(

@@ -18,26 +18,31 @@ _CLOCKS_APART = timedelta(minutes=1)
 
 
 class Sweeping:
-    """Says when it is time for a look. In memory alone: a scheduler that begins anew begins its interval anew."""
+    """Says when it is time for a look.
+
+    When the last one was is in the ledger: a scheduler that begins anew again and again neither forgets it nor looks
+    more often. The first interval begins with the first scheduler.
+    """
 
     def __init__(self, settings: SweepSettings, *, prefix: str, new_id: NewId) -> None:
         self._settings = settings
         self._prefix = prefix
         self._new_id = new_id
-        self._next_at_s: float | None = None
         #: The order under way, or the last one.
         self.order_id: str | None = None
 
-    def order(self, now_s: float, nobodys: Sequence[OpenUpload] = ()) -> SweepOrder | None:
+    def order(self, draft: Draft, swept_at: datetime | None) -> SweepOrder | None:
         """Return the order to abort what was found, or for a look that is due; a lost one is made up for by a next."""
-        if nobodys:
-            return self._order(tuple(nobodys))
-        if self._next_at_s is not None and now_s < self._next_at_s:
+        if draft.nobodys:
+            return self._order(tuple(draft.nobodys))
+        if swept_at is not None and self._is_recent(draft.now - swept_at):
             return None
-        is_first, self._next_at_s = self._next_at_s is None, now_s + self._settings.interval_s
-        if is_first:
-            return None
-        return self._order()
+        draft.swept_at = draft.now
+        return None if swept_at is None else self._order()
+
+    def _is_recent(self, ago: timedelta) -> bool:
+        # What is still to come is of a clock that was set back.
+        return timedelta() <= ago < timedelta(seconds=self._settings.interval_s)
 
     def _order(self, nobodys: tuple[OpenUpload, ...] = ()) -> SweepOrder:
         self.order_id = self._new_id("sweep")

@@ -218,6 +218,8 @@ class Batch:
     #: What is added to the counters that last as long as the ledger, by (metric name, labels).
     counts: Mapping[tuple[str, Labels], int] = field(default_factory=dict)
     slo_counts: Sequence[SloCount] = ()
+    #: When an agent was last sent to sweep the bucket; None: as before.
+    swept_at: datetime | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -257,6 +259,8 @@ class LedgerState:
     totals: Mapping[JobStatus, int] = field(default_factory=dict)
     #: What the counters of the ledger stand at.
     counts: Mapping[tuple[str, Labels], int] = field(default_factory=dict)
+    #: When an agent was last sent to sweep the bucket; None: that is not known.
+    swept_at: datetime | None = None
 
 
 class LedgerConflict(ServiceError):

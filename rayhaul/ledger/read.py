@@ -132,6 +132,7 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
     dead = sa.select(sa.func.count()).select_from(tables.jobs).where(sa.text(tables.DEAD_LETTERS))
     usage = sa.select(tables.usage).order_by(tables.usage.c.user_id)
     counted = sa.select(_jobs.status, sa.func.count()).group_by(_jobs.status)
+    swept = sa.select(tables.leadership.c.taken_at).where(tables.leadership.c.name == tables.SWEEP)
     return LedgerState(
         open_jobs=[rows.job(row, sealer) for row in _paged(connection, open_jobs)],
         leases=[rows.lease(row) for row in _paged(connection, leases)],
@@ -142,6 +143,7 @@ def state(connection: sa.Connection, sealer: Sealer = PLAIN) -> LedgerState:
         usage=tuple(UsageRecord(**row) for row in connection.execute(usage).mappings()),
         totals={JobStatus(status): count for status, count in connection.execute(counted)},
         counts=dict(map(rows.count, connection.execute(sa.select(tables.counters)))),
+        swept_at=connection.execute(swept).scalar_one_or_none(),
     )
 
 

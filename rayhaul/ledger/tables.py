@@ -328,8 +328,9 @@ webhooks_disabled = sa.Table(
     sa.Index("webhooks_disabled_by_age", "last_at"),
 )
 
-#: The only row of `leadership`.
+#: The rows of `leadership`: who leads, and under which of the leaderships the bucket was last swept, and when.
 SCHEDULER = "scheduler"
+SWEEP = "sweep"
 
 leadership = sa.Table(
     "leadership",

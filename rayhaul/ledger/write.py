@@ -91,6 +91,7 @@ class Writes:
         self.slo_forgotten = Statement(forget, dialect)
         self.paused = insert(tables.paused_priorities)
         self.usage = upsert(tables.usage)
+        self.swept = upsert(tables.leadership)
         self.leader = Query(read.LEADER, dialect)
         self._tell = dialect.name == "postgresql"
 
@@ -140,6 +141,9 @@ class Writes:
         if batch.paused is not None:
             connection.execute(sa.delete(tables.paused_priorities))
             self.paused.run(connection, [{"priority": priority} for priority in sorted(batch.paused)])
+        if batch.swept_at is not None:
+            swept = {"epoch": batch.leader_epoch or 0, "holder": "", "taken_at": batch.swept_at}
+            self.swept.run(connection, [{"name": tables.SWEEP, **swept}])
         if batch.events and self._tell:
             connection.exec_driver_sql(_TELL)
 

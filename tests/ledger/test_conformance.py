@@ -413,6 +413,14 @@ async def test_priorities_stay_paused_until_they_are_not(ledger: SqlLedger) -> N
         assert (await ledger.state()).paused == paused
 
 
+async def test_when_the_bucket_was_swept(ledger: SqlLedger) -> None:
+    """The last batch that says so counts; one that says nothing, and another leadership, leave it as it is."""
+    for minutes in (0, 10):
+        await ledger.commit(Batch(leader_epoch=await ledger.lead("rig"), swept_at=NOW + timedelta(minutes=minutes)))
+        await ledger.commit(Batch(jobs_new=[a_job()]))
+        assert (await ledger.state()).swept_at == NOW + timedelta(minutes=minutes)
+
+
 async def test_scaling_decisions_are_kept(ledger: SqlLedger) -> None:
     """They come back newest first, as many as asked for, with what they were made from."""
     made = [

@@ -227,10 +227,11 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
         lambda c: read.outbox(c, NOW + timedelta(hours=2), 100),
         ["outbox_by_due", "outbox_by_due", DISABLED],
     ),
-    # Leases, paused priorities, usages and counters are few, and taken all. The count looks at all jobs, once.
+    # Leases, paused priorities, usages, counters and leaderships are few, and taken all. The count looks at all jobs,
+    # once.
     "the scheduler's start": (
         read.state,
-        ["upload_sessions_live", "jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", "", ""],
+        ["upload_sessions_live", "jobs_open", "", "upload_sessions_live", "jobs_dead", "", "", "", "", ""],
     ),
     "jobs with the same source": (lambda c: read.with_file_of(c, TWIN), ["jobs_by_source"]),
     "jobs with the same bytes": (

@@ -77,6 +77,7 @@ class Rows:
     usage: dict[str, UsageRecord] = field(default_factory=dict)
     slo_counts: dict[tuple[str, datetime], tuple[int, int]] = field(default_factory=dict)
     paused: frozenset[Priority] = frozenset()
+    swept_at: datetime | None = None
     counts: Counter[tuple[str, Labels]] = field(default_factory=Counter)
     dead_letters_count: int = 0
     leader_epoch: int = 0
@@ -158,6 +159,7 @@ class ReferenceLedger(Ledger):
             total, bad = rows.slo_counts.get((count.slo, count.starts_at), (0, 0))
             rows.slo_counts[count.slo, count.starts_at] = (total + count.total, bad + count.bad)
         rows.paused = rows.paused if batch.paused is None else batch.paused
+        rows.swept_at = batch.swept_at or rows.swept_at
         rows.counts.update(batch.counts)
 
     def _apply_jobs(self, batch: Batch) -> None:
@@ -388,6 +390,7 @@ class ReferenceLedger(Ledger):
             usage=tuple(rows.usage[user_id] for user_id in sorted(rows.usage)),
             totals=Counter(job.status for job in rows.jobs.values()),
             counts=dict(rows.counts),
+            swept_at=rows.swept_at,
         )
 
     async def session(self, session_id: str) -> UploadSession | None:

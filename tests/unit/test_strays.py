@@ -49,7 +49,7 @@ def test_keys_of_jobs(prefix: str) -> None:
 
 def test_young_uploads_are_left_alone() -> None:
     """Only what is old enough is told of."""
-    order = sweeping().order(10_000.0 + 600)
+    order = sweeping().order(at(600), NOW)
     assert order is not None
     uploads = [
         OpenUpload(key=f"in/{JOB.id}/f", upload_id=str(minutes), initiated_at=NOW - timedelta(minutes=minutes))
@@ -64,17 +64,27 @@ def test_young_uploads_are_left_alone() -> None:
     assert stray([*uploads, named, young], ours, now=NOW) == (of_jobs, [named])
 
 
+def at(second: int) -> Draft:
+    """Return the draft of a turn, so long after the first one."""
+    return Draft(Book(), NOW + timedelta(seconds=second), NEW_ID)
+
+
 def sweeping() -> Sweeping:
-    made = Sweeping(SweepSettings(), prefix="in/", new_id=NEW_ID)
-    assert made.order(10_000.0) is None, "not at once: agents have to report first"
+    made, draft = Sweeping(SweepSettings(), prefix="in/", new_id=NEW_ID), at(0)
+    assert made.order(draft, None) is None, "not at once: agents have to report first"
+    assert draft.swept_at == NOW
     return made
 
 
 def test_a_look_every_ten_minutes() -> None:
-    """One order an interval, whatever became of the last one."""
-    due = sweeping()
-    orders = [due.order(10_000.0 + second) for second in range(0, 1801, 10)]
-    assert [index * 10 for index, order in enumerate(orders) if order is not None] == [600, 1200, 1800]
+    """One order an interval, whatever became of the last one; and one where the last one is still to come."""
+    due, swept_at, seen = sweeping(), NOW, []
+    for second in range(0, 1801, 10):
+        if due.order(draft := at(second), swept_at) is not None:
+            seen.append(second)
+        swept_at = draft.swept_at or swept_at
+    assert seen == [600, 1200, 1800]
+    assert due.order(at(0), NOW + timedelta(hours=1)) is not None, "the clock was set back"
 
 
 def aborted(
@@ -172,7 +182,7 @@ def test_uploads_under_keys_that_callers_named() -> None:
     assert mark_strays(draft, told)
     assert [upload.upload_id for upload in draft.nobodys] == ["before", "other"]
     assert not draft.seal().sessions
-    order = sweeping().order(10_001.0, draft.nobodys)
+    order = sweeping().order(draft, NOW)
     assert order is not None
     assert list(order.nobodys) == draft.nobodys
 
