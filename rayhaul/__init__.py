@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from rayhaul.client.sync import Client
+    from rayhaul.client.torrent_files import each_file
     from rayhaul.job import JobStatus, Priority
     from rayhaul.notebook_bar import Bar
 
@@ -38,6 +39,7 @@ __all__ = [
     "Priority",
     "WaitTimeout",
     "__version__",
+    "each_file",
 ]
 
 _ROOMS = {
@@ -46,6 +48,7 @@ _ROOMS = {
     "Client": "rayhaul.client.sync",
     "JobStatus": "rayhaul.job",
     "Priority": "rayhaul.job",
+    "each_file": "rayhaul.client.torrent_files",
 }
 
 

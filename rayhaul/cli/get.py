@@ -11,6 +11,7 @@ from rayhaul.cli.following import follow
 from rayhaul.cli.output import Json, complain, jsonable, moment, plain, print_json, say, why
 from rayhaul.cli.progress import display
 from rayhaul.client.errors import ClientError
+from rayhaul.client.torrent_files import each_file
 from rayhaul.job import JobStatus, Priority
 from rayhaul.redaction import redacted
 from rayhaul.units import size
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
 
 _ONE_URL_ONLY = ("key", "checksum", "filename", "mirrors")
 
-Urls = Annotated[list[str], typer.Argument(help="What to fetch: http and https.", metavar="URL", show_default=False)]
+Urls = Annotated[
+    list[str],
+    typer.Argument(
+        help="What to fetch; so=0,2-4 in the link of a torrent is a job for each of these files.",
+        metavar="URL",
+        show_default=False,
+    ),
+]
 Key = Annotated[str | None, typer.Option("-o", "--key", help="Object key wanted in the bucket.")]
 Checksum = Annotated[
     str | None,
@@ -69,9 +77,10 @@ def get(
         "tags": pairs("--tag", tag, "="),
     }
     said = [name for name in _ONE_URL_ONLY if fields[name]]
-    if len(urls) > 1 and said:
+    files = [file for url in urls for file in each_file(url)]
+    if len(files) > 1 and said:
         raise UsageError(f"{', '.join(said)}: this is about one file, so give one URL")
-    sources = [{**fields, "url": url} for url in urls]
+    sources = [{**fields, "url": url} for url in files]
     known: list[str] = []
     try:
         code = with_client(lambda client: _get(client, sources, known, wait=wait, as_json=as_json))

@@ -1,6 +1,7 @@
 """BitTorrent as a source: real seeders on loopback, and all that a stranger's torrent can try."""
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -15,6 +16,8 @@ import psutil
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from cli_call import called
+from cli_process import bare_environ
 from disks import mounted
 from fetching import joined
 from inprocess import quick_settings, running_service
@@ -24,6 +27,7 @@ from torrent_rig import NoGuard, all_given_back, denied, on_disk, opened, torren
 from torrents import PIECE, Seeder, Shared, Tracker, seeding, share, tracking
 
 from rayhaul import AsyncClient
+from rayhaul.client.errors import BadRequest
 from rayhaul.errors import (
     AgentFull,
     ChecksumMismatch,
@@ -551,3 +555,25 @@ async def test_a_job(store: Seaweed, shared: Shared, tmp_path: Path) -> None:
                 told = done.model_dump_json()
                 assert shared.info_hash in told
                 assert "pa55key" not in told
+
+
+async def test_several_files_are_one_command(store: Seaweed, shared: Shared, tmp_path: Path) -> None:
+    """The command line asks for a job for each file that the link selects; the API itself takes one number."""
+    settings = quick_settings(store.settings, sources=SourcesSettings(torrent_scratch=str(tmp_path / "scratch")))
+    with seeding(shared) as seeder:
+        async with running_service(tmp_path, settings, agents=1) as service:
+            environ = {**bare_environ(tmp_path), "RAYHAUL_URL": service.url, "RAYHAUL_API_KEY": service.alice}
+            url = shared.magnet("so=0%2C2-2", f"x.pe={seeder.host_port}")
+            ran = await called(environ, "get", url, "--json")
+            assert ran.code == 0, ran.stderr
+            found = [(job["filename"], job["result"]["sizeBytes"]) for job in json.loads(ran.stdout)["jobs"]]
+            assert found == [("a.bin", BEFORE), ("c.bin", AFTER)]
+            wrong = await called(environ, "get", shared.magnet("so=2-1", f"x.pe={seeder.host_port}"))
+            assert (wrong.code, wrong.stdout) == (2, "")
+            assert "so= has a range of files that ends before it begins." in wrong.stderr
+            one = await called(environ, "get", url, "-o", "key")
+            assert (one.code, "give one URL" in one.stderr) == (2, True)
+            async with AsyncClient(service.url, service.alice) as alice:
+                assert len((await alice.list()).jobs) == 2
+                with pytest.raises(BadRequest):
+                    await alice.submit(url)
