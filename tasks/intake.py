@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -183,7 +184,7 @@ async def _opened(stack: AsyncExitStack, supply: Supply, open_at: OpenAt) -> Asy
     while True:
         link = supply.links.current
         try:
-            return await stack.enter_async_context(open_at(supply.by, link, supply.pin))
+            return await stack.enter_async_context(open_at(supply.by, replace(link, line=supply.line), supply.pin))
         except SourceError as error:
             if not await supply.links.are_fresh_after(link, error):
                 raise

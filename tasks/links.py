@@ -27,6 +27,7 @@ from rayhaul.settings import WebhookSettings
 from rayhaul.wire import timestamp
 from tasks.answer import Answer
 from tasks.egress import GuardedClient
+from tasks.pace import Line
 from tasks.source import EXPIRED
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Link:
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     #: The job whose file, where it is small, may come along with a look, and wait for its lease; None: none may.
     peek_for: str | None = None
+    #: Where its bytes wait for their pace once they are here; None: nowhere.
+    line: Line | None = field(default=None, compare=False)
 
 
 class Refresh:

@@ -121,15 +121,29 @@ class Line:
         return found
 
     @property
+    def paces(self) -> Collection[Pace]:
+        return [pace for pace, _ in self._turns.values()]
+
+    @property
     def piece_bytes_max(self) -> int | None:
         """None: pieces may have any size."""
-        return min((pace.piece_bytes_max for pace, _ in self._turns.values()), default=None)
+        return min((pace.piece_bytes_max for pace in self.paces), default=None)
 
     async def pass_on(self, bytes_count: int) -> None:
         """Return when a piece may pass."""
         for pace, turn in self._turns.values():
             async with turn:
                 await pace.take(bytes_count)
+
+
+def bytes_per_s_of(lines: Collection[Line]) -> int | None:
+    """Return how many bytes per second may pass in some lines together; None: any number, in one of them at least."""
+    paces = [{id(pace): pace.bytes_per_s for pace in line.paces} for line in set(lines)]
+    if not paces or not all(paces):
+        return None
+    # What holds for each of them holds for all of them together.
+    shared = set(paces[0]).intersection(*paces[1:])
+    return min([sum(min(each.values()) for each in paces), *(paces[0][pace] for pace in shared)])
 
 
 class Paces:

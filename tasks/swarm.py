@@ -165,6 +165,7 @@ class Swarm:
             self._hear()
             async with self._changing:
                 for torrent in [*self._torrents.values()]:
+                    torrent.keep_pace()
                     has_lingered = loop.time() - torrent.left_s >= self._linger_s
                     if not torrent.users_count and (torrent.has_failed or has_lingered):
                         await self._remove(torrent)

@@ -11,7 +11,8 @@ import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import libtorrent as lt
@@ -26,12 +27,15 @@ from rayhaul.errors import (
 )
 from tasks.hashing import hashed
 from tasks.magnet import TRACKERS_MAX, Magnet
+from tasks.pace import Line, bytes_per_s_of
 from tasks.scratch import no_room
 
 _log = logging.getLogger(__name__)
 
 #: Pieces that are wanted next come first; each one further on has that much more time.
 _DEADLINE_STEP_MS = 200
+#: However slowly a torrent may be read, a piece for each who reads comes within this.
+_PIECE_S_MAX = 15
 #: Somebody else has what was free when it was looked at.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -59,6 +63,10 @@ class Torrent:
         self._told = asyncio.Event()
         self._error: RayhaulError | None = None
         self._wanted: dict[int, asyncio.Future[bytes]] = {}
+        #: Of those who read now, a line each; None: at no pace.
+        self._lines: list[Line | None] = []
+        #: As the library was told; 0: none.
+        self._limit_bytes_per_s = 0
 
     async def known(self) -> lt.torrent_info:
         """Return what the torrent consists of, once a peer has told it. Raises: RayhaulError."""
@@ -90,6 +98,30 @@ class Torrent:
         for distance, index in enumerate(pieces, 1):
             if index not in self._wanted:
                 self.handle.set_piece_deadline(index, distance * _DEADLINE_STEP_MS, 0)
+
+    @contextmanager
+    def read_in(self, line: Line | None) -> Iterator[None]:
+        """Have pieces fetched no faster than they may be read, for the time of the block; what they are is known."""
+        self._lines.append(line)
+        self.keep_pace()
+        try:
+            yield
+        finally:
+            self._lines.remove(line)
+            self.keep_pace()
+
+    def keep_pace(self) -> None:
+        """Tell the library how fast the torrent may be read by now. While nobody reads, what was told last holds."""
+        if not self._lines or self.has_failed or self.info is None:
+            return
+        lines = [line for line in self._lines if line is not None]
+        bytes_per_s = None if len(lines) < len(self._lines) else bytes_per_s_of(lines)
+        # No byte of a piece is given before all of it is there: with less, readers would seem to be stuck.
+        least = len(self._lines) * self.info.piece_length() // _PIECE_S_MAX
+        limit = 0 if bytes_per_s is None else max(1, least, bytes_per_s)
+        if limit != self._limit_bytes_per_s:
+            self._limit_bytes_per_s = limit
+            self.handle.set_download_limit(limit)
 
     @property
     def is_alone(self) -> bool:

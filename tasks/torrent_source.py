@@ -28,6 +28,7 @@ from tasks.egress import GuardedClient
 from tasks.http_transport import describes_torrent
 from tasks.links import Link
 from tasks.magnet import InfoHash, Magnet, allowed_trackers, file_index_of_fragment, shown
+from tasks.pace import Line
 from tasks.scratch import Scratch
 from tasks.swarm import Swarm
 from tasks.torrent_pieces import Torrent
@@ -148,10 +149,10 @@ class TorrentTransport:
         self, link: Link, *, pin: Metadata, first_byte: int, end_byte: int, checksum_tells: bool
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         del checksum_tells  # Each piece has a hash.
-        return self.opened(self.magnet(link.url), None, pin, first_byte, end_byte)
+        return self.opened(self.magnet(link.url), None, pin, first_byte, end_byte, line=link.line)
 
     def open_whole(self, link: Link, *, pin: Metadata) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return self.opened(self.magnet(link.url), None, pin, 0, None)
+        return self.opened(self.magnet(link.url), None, pin, 0, None, line=link.line)
 
     def magnet_of(self, document: bytes, url: str) -> Magnet:
         """Return what a .torrent says as a link would. Raises: SourceRefused; InvalidRequest."""
@@ -181,9 +182,19 @@ class TorrentTransport:
 
     @asynccontextmanager
     async def opened(
-        self, magnet: Magnet, document: bytes | None, pin: Metadata, first_byte: int, end_byte: int | None
+        self,
+        magnet: Magnet,
+        document: bytes | None,
+        pin: Metadata,
+        first_byte: int,
+        end_byte: int | None,
+        *,
+        line: Line | None,
     ) -> AsyncIterator[CountedBody]:
-        """Give the bytes of the pinned file up to `end_byte`; None: to its end. Raises: RayhaulError."""
+        """Give the bytes of the pinned file up to `end_byte`; None: to its end. Raises: RayhaulError.
+
+        `line`: where they wait for their pace; no more is fetched than passes there.
+        """
         limits = self._dialer.source
         async with self._dialer.slots, self._swarm.joined(magnet, document) as torrent:
             file = _File.of(await self._info(torrent), magnet.file_index)
@@ -192,14 +203,15 @@ class TorrentTransport:
             self._swarm.reserve(torrent, file.index, file.scratch_bytes)
             ends_at = file.size_bytes if end_byte is None else end_byte
             reader = _Reader(torrent, file, first_byte, ends_at, stall_s=limits.stall_timeout_s)
-            yield CountedBody(
-                reader.read,
-                bytes_expected=ends_at - first_byte,
-                is_range=end_byte is not None,
-                finish=_nothing_more,
-                limits=limits,
-                meter=self._dialer.meter,
-            )
+            with torrent.read_in(line):
+                yield CountedBody(
+                    reader.read,
+                    bytes_expected=ends_at - first_byte,
+                    is_range=end_byte is not None,
+                    finish=_nothing_more,
+                    limits=limits,
+                    meter=self._dialer.meter,
+                )
 
     async def _info(self, torrent: Torrent) -> lt.torrent_info:
         """Raises: RayhaulError; SourceTimeout where no peer tells it in time."""
@@ -242,7 +254,7 @@ class TorrentDocuments:
                 yield body
             return
         magnet, document = await self._pinned(link, pin)
-        async with self._torrents.opened(magnet, document, pin, first_byte, end_byte) as read:
+        async with self._torrents.opened(magnet, document, pin, first_byte, end_byte, line=link.line) as read:
             yield read
 
     @asynccontextmanager
@@ -252,7 +264,7 @@ class TorrentDocuments:
                 yield body
             return
         magnet, document = await self._pinned(link, pin)
-        async with self._torrents.opened(magnet, document, pin, 0, None) as read:
+        async with self._torrents.opened(magnet, document, pin, 0, None, line=link.line) as read:
             yield read
 
     async def _pinned(self, link: Link, pin: Metadata) -> tuple[Magnet, bytes]:

@@ -40,6 +40,7 @@ from rayhaul.errors import (
     SourceTimeout,
     SourceTooLarge,
 )
+from rayhaul.job import Metadata
 from rayhaul.metrics import Meter
 from rayhaul.origins import HostGrant, host_of
 from rayhaul.settings import SourcesSettings
@@ -48,6 +49,8 @@ from tasks import extras
 from tasks.gates import Gates
 from tasks.guard import AddressGuard
 from tasks.links import Link
+from tasks.pace import Line, Pace
+from tasks.torrent_source import TorrentTransport
 from tasks.transports import Transports
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -195,6 +198,66 @@ async def test_a_seeder_that_goes_away_and_comes_back(shared: Shared, tmp_path: 
             assert seeder.sent_bytes <= SIZE - PART + 3 * PIECE
     assert first == content_bytes(7, 0, PART)
     assert whole == content_bytes(7, 0, SIZE)
+
+
+# --- the pace ---
+
+
+async def test_no_more_is_fetched_than_may_pass(shared: Shared, tmp_path: Path) -> None:
+    """The library has the limit of those who read: as it changes, and none where one of them has none."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            url = shared.magnet(f"x.pe={seeder.host_port}", "so=1")
+            pin = await transport.probe(Link(url), None)
+            (torrent,) = transport._swarm._torrents.values()
+            host, job = Pace(10**7), Pace(4 * 10**6)
+            link = Link(url, line=Line({"job:1": job, "host:x": host}))
+
+            async def limited_to(bytes_per_s: int) -> None:
+                async with asyncio.timeout(30):
+                    while torrent.handle.download_limit() != bytes_per_s:
+                        await asyncio.sleep(0.05)
+
+            assert torrent.handle.download_limit() <= 0
+            async with in_part(transport, link, pin), in_part(transport, link, pin):
+                await limited_to(4 * 10**6)
+                job.set(2 * 10**6)
+                await limited_to(2 * 10**6)
+                another = Link(url, line=Line({"job:2": Pace(9 * 10**6), "host:x": host}))
+                async with in_part(transport, another, pin):
+                    await limited_to(10**7)
+                    async with in_part(transport, Link(url), pin):
+                        await limited_to(0)
+                job.set(0)
+                await limited_to(2 * PIECE // 15)
+            job.set(5 * 10**6)
+            async with in_part(transport, link, pin):
+                await limited_to(5 * 10**6)
+
+
+@asynccontextmanager
+async def in_part(transport: TorrentTransport, link: Link, pin: Metadata) -> AsyncIterator[None]:
+    """Be in the middle of a part."""
+    async with transport.open_range(link, pin=pin, first_byte=0, end_byte=PART, checksum_tells=False) as body:
+        await anext(body)
+        yield
+
+
+async def test_a_lease_at_a_pace(side: Side, shared: Shared, tmp_path: Path) -> None:
+    """The job's limit is the library's, and the file arrives."""
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            bench = Bench(side)
+            bench.transports = Transports(side.client, torrents=transport)
+            bench.paces = {"job:job_1": Pace(2 * 10**7)}
+            order = await bench.order_of(shared.magnet(f"x.pe={seeder.host_port}", "so=1"))
+            limits: set[int] = set()
+
+            def look() -> None:
+                limits.update(each.handle.download_limit() for each in transport._swarm._torrents.values())
+
+            await bench.check(order, await bench.run(order, Control(on_part=look)), SIZE)
+            assert limits == {2 * 10**7}
 
 
 # --- the scratch disk ---

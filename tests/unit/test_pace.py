@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rayhaul.rates import RateGrant
-from tasks.pace import Line, Pace, Paces
+from tasks.pace import Line, Pace, Paces, bytes_per_s_of
 
 
 async def test_a_pace_takes_the_time_it_should() -> None:
@@ -126,3 +126,15 @@ async def test_a_host_s_pace_is_for_its_bytes_alone() -> None:
     assert line.towards("a:80").piece_bytes_max == 4 * 1024
     assert line.towards("b:80").piece_bytes_max == 25_000
     assert line.towards("c:80").piece_bytes_max == 100_000
+
+
+def test_what_may_pass_in_several_lines() -> None:
+    """Each at its narrowest pace, a pace that all share counts once, and a line without any passes all there is."""
+    shared = Pace(100)
+    one, other = Line({"job:1": Pace(70), "host:x": shared}), Line({"job:2": Pace(60), "host:x": shared})
+    assert bytes_per_s_of([one]) == 70
+    assert bytes_per_s_of([one, one]) == 70, "the connections of a lease stand in one line"
+    assert bytes_per_s_of([one, other]) == 100
+    assert bytes_per_s_of([one, Line({"job:3": Pace(60)})]) == 130
+    assert bytes_per_s_of([one, Line({})]) is None
+    assert bytes_per_s_of([]) is None
