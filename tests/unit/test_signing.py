@@ -1,6 +1,6 @@
 """The signature of a PUT is the one that botocore makes of the same request."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 from urllib.parse import unquote
 
@@ -10,7 +10,7 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.signing import Credentials, presigned_put
+from tasks.signing import Credentials, _signing_key, presigned_put
 
 #: Each has a key of its own, which is kept.
 _DAYS = (datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC), datetime(2026, 2, 4, 4, 5, 6, tzinfo=UTC))
@@ -66,3 +66,28 @@ def test_secrets_are_not_shown() -> None:
     shown = repr(Credentials(access_key_id="id", secret_access_key="secret", session_token="token"))
     assert "secret'" not in shown
     assert "token'" not in shown
+
+
+def test_a_days_key_is_derived_once() -> None:
+    """However many PUTs are signed on it; another day, secret or region has its own, and old ones are forgotten."""
+    _signing_key.cache_clear()
+
+    def sign(day: int, *, secret: str = "secret", region: str = "auto") -> tuple[int, int]:
+        """Return how many keys were derived so far, and how many are kept."""
+        presigned_put(
+            "http://127.0.0.1:8333/bucket/",
+            "key",
+            query={},
+            headers={},
+            credentials=Credentials(access_key_id="id", secret_access_key=secret),
+            region=region,
+            now=_DAYS[0] + timedelta(days=day),
+            expires_s=3600,
+        )
+        info = _signing_key.cache_info()
+        return info.misses, info.currsize
+
+    assert [sign(0) for _ in range(3)] == [(1, 1)] * 3
+    assert [sign(1), sign(0), sign(1)] == [(2, 2)] * 3
+    assert [sign(0, secret="other"), sign(0, region="eu")] == [(3, 3), (4, 4)]
+    assert max(sign(day)[1] for day in range(100)) == 8
