@@ -135,7 +135,7 @@ SOURCES_LEFT_OUT = Metric(
 HEDGES = Metric(
     "rayhaul_hedges_total",
     _C,
-    "Second requests for parts that crawled. `won`: the part was brought by it.",
+    "Second requests for parts that crawled, or whose first one broke. `won`: the part was brought by it.",
     ("result",),
     first=(("failed",), ("lost",), ("won",)),
 )

@@ -74,8 +74,8 @@ _TROUBLE = Row(
         ),
         Panel(
             title="Hedges",
-            description="Second requests a minute for parts that crawled, by what became of them: the part was "
-            "brought by it (won), or by the first request after all (lost).",
+            description="Second requests a minute for parts that crawled, or whose first request broke, by what became "
+            "of them: the part was brought by it (won), by the first request after all (lost), or not by it (failed).",
             unit="cpm",
             queries=(Query(expr=per_minute(HEDGES, by="result"), legend="{{result}}"),),
         ),
