@@ -34,8 +34,9 @@ class _Share:
     version: int = 0
     #: At most so many are in use there.
     in_use_max: int = 0
-    #: In use, as last reported.
+    #: In use, and the most of them at once lately, as last reported.
     connections: int = 0
+    peak: int = 0
 
 
 @dataclass(slots=True)
@@ -58,6 +59,10 @@ class _Site:
     @property
     def given_out(self) -> int:
         return sum(share.in_use_max for share in self.shares.values())
+
+    @property
+    def peak(self) -> int:
+        return sum(share.peak for share in self.shares.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +242,7 @@ class Hosts:
                 self._drop_share(host, agent)
             else:
                 # The order is on its way to it.
-                site.shares[agent].connections = 0
+                site.shares[agent].connections = site.shares[agent].peak = 0
 
     def _hear_use(self, agent: str, use: HostUse) -> None:
         site = self._sites.get(use.host)
@@ -247,6 +252,7 @@ class Hosts:
             site = self._sites[use.host] = _Site()
         share = self._share(site, use.host, agent)
         share.connections = max(0, use.connections)
+        share.peak = max(share.connections, use.peak)
         if use.version >= share.version:
             # It goes by the last we told, or by what another scheduler told it.
             share.version, share.told = use.version, use.granted
@@ -309,8 +315,8 @@ class Hosts:
             self._drop_idle(agent)
         for host, budget in list(self._budgets.items()):
             site = self._sites.get(host)
-            given_out = 0 if site is None else site.given_out
-            after = policy.regrown(budget, given_out=given_out, now_s=now_s, settings=self._settings)
+            given_out, used = (0, 0) if site is None else (site.given_out, site.peak)
+            after = policy.regrown(budget, given_out=given_out, used=used, now_s=now_s, settings=self._settings)
             if policy.is_whole(after, now_s, self._settings):
                 del self._budgets[host]
             elif after is not budget:

@@ -104,3 +104,5 @@ class HostUse:
     refused_ago_s: float | None = None
     #: What is left of the time for which the host asked us not to come back.
     pause_s: float = 0.0
+    #: The most that were under way at once since this was last told.
+    peak: int = 0

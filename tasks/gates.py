@@ -40,6 +40,8 @@ class HostGate:
         self._granted: int | None = None
         self._version = 0
         self.used = 0
+        #: The most that were in use at once since this was last told.
+        self._peak = 0
         #: By the scheduler's word, and by the host's own.
         self._paused_until_s = float("-inf")
         self._refused_until_s = float("-inf")
@@ -70,6 +72,7 @@ class HostGate:
         if not self.is_free:
             await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max)
         self.used += 1
+        self._peak = max(self._peak, self.used)
         try:
             yield
         except SourceBusy as error:
@@ -104,7 +107,9 @@ class HostGate:
         self._refused_until_s = max(self._refused_until_s, now_s + (retry_after_s or 0.0))
 
     def use(self) -> HostUse:
+        """Return what there is to tell, once: the next peak begins with what is in use now."""
         now_s = self._monotonic()
+        peak, self._peak = max(self._peak, self.used), self.used
         return HostUse(
             host=self.host,
             connections=self.used,
@@ -112,6 +117,7 @@ class HostGate:
             version=self._version,
             refused_ago_s=None if self.refused_at_s is None else now_s - self.refused_at_s,
             pause_s=max(0.0, self._refused_until_s - now_s),
+            peak=peak,
         )
 
     @property

@@ -60,12 +60,15 @@ def refused(
     return replace(budget, connections=max(1, used // 2), changed_at_s=now_s, decreased_at_s=now_s)
 
 
-def regrown(budget: Budget, *, given_out: int, now_s: float, settings: HostsSettings) -> Budget:
-    """Return the budget after a look at it; one that nobody uses gets back all that its time has brought."""
+def regrown(budget: Budget, *, given_out: int, used: int, now_s: float, settings: HostsSettings) -> Budget:
+    """Return the budget after a look at it, of which agents have `given_out`, and have `used` so much lately.
+
+    One of which nobody has anything gets back all that its time has brought.
+    """
     quiet_s = now_s - max(budget.changed_at_s, budget.pause_until_s)
     steps = int(quiet_s // settings.regrow_s)
     if given_out > 0:
-        steps = min(steps, 1 if given_out >= budget.connections else 0)
+        steps = min(steps, 1 if used >= budget.connections else 0)
     if steps <= 0 or budget.connections >= settings.connections_max:
         return budget
     connections = min(settings.connections_max, budget.connections + steps)

@@ -88,7 +88,9 @@ async def test_a_refusal_pauses_the_host_here() -> None:
     with pytest.raises(SourceBusy):
         async with gate.turn(lambda: None):
             raise SourceBusy(retry_after_s=30)
-    assert gate.use() == HostUse(host=HOST, connections=0, granted=8, version=1, refused_ago_s=0.0, pause_s=30.0)
+    assert gate.use() == HostUse(
+        host=HOST, connections=0, granted=8, version=1, refused_ago_s=0.0, pause_s=30.0, peak=1
+    )
     waiting = asyncio.create_task(hold(gate, asyncio.Event()))
     await settled()
     assert gate.used == 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.hosts import Hosts
-from rayhaul.origins import host_of
+from rayhaul.origins import HostUse, host_of
 from rayhaul.policy import hosts
 from rayhaul.policy.hosts import BURST_S, Budget
 from rayhaul.settings import HostsSettings
@@ -50,12 +50,37 @@ def test_one_comes_back_at_a_time() -> None:
     """After a quiet time one more; nothing during a pause, and nothing where not all were in use."""
     budget = Budget(4, changed_at_s=0.0, decreased_at_s=0.0, pause_until_s=50.0)
 
-    def look(now_s: float, given_out: int) -> int:
-        return hosts.regrown(budget, given_out=given_out, now_s=now_s, settings=SETTINGS).connections
+    def look(now_s: float, given_out: int, used: int) -> int:
+        return hosts.regrown(budget, given_out=given_out, used=used, now_s=now_s, settings=SETTINGS).connections
 
-    assert [look(now_s, 4) for now_s in (9, 49, 59, 60, 1000)] == [4, 4, 4, 5, 5]
-    assert look(1000, 3) == 4
-    assert [look(now_s, 0) for now_s in (59, 60, 80, 1000)] == [4, 5, 7, 32]
+    assert [look(now_s, 4, 4) for now_s in (9, 49, 59, 60, 1000)] == [4, 4, 4, 5, 5]
+    assert [look(1000, given_out, 3) for given_out in (3, 4, 5)] == [4, 4, 4], "what is not used shows nothing"
+    assert [look(now_s, 0, 0) for now_s in (59, 60, 80, 1000)] == [4, 5, 7, 32]
+
+
+def test_a_lease_that_leaves_room_grows_nothing() -> None:
+    """An agent may have four and uses three: no fifth. Once it has used four at once, between two reports: one more."""
+    known = Hosts(SETTINGS)
+    known.add_lease("lease-1", "a", "files.example", 8)
+    grant = known.grant("a", "files.example", 0.0)
+
+    def tell(now_s: float, connections: int, peak: int, **refused: float) -> int:
+        use = HostUse(
+            host="files.example",
+            connections=connections,
+            granted=grant.connections,
+            version=grant.version,
+            peak=peak,
+            **refused,
+        )
+        known.hear("a", [use], now_s)
+        known.tend(now_s, ["a"])
+        return known.grant("a", "files.example", now_s).connections
+
+    assert tell(0.0, 8, 8, refused_ago_s=0.0) == 4
+    grant = known.grant("a", "files.example", 0.0)
+    assert [tell(now_s, 3, 3) for now_s in (15.0, 30.0)] == [4, 4]
+    assert tell(31.0, 1, 4) == 5
 
 
 @given(st.lists(st.tuples(st.floats(0, 60), st.booleans(), st.floats(0, 1000), st.integers(0, 64), st.floats(0, 30))))
@@ -74,12 +99,12 @@ def test_always_in_bounds(steps: list[tuple[float, bool, float, int, float]]) ->
                 budget, at_s=now_s - ago_s, pause_s=pause_s, given_out=given_out, now_s=now_s, settings=SETTINGS
             ), "heard twice"
         else:
-            budget = hosts.regrown(budget, given_out=given_out, now_s=now_s, settings=SETTINGS)
+            budget = hosts.regrown(budget, given_out=given_out, used=given_out, now_s=now_s, settings=SETTINGS)
             assert budget.connections >= before.connections
         assert 1 <= budget.connections <= SETTINGS.connections_max
         assert budget.pause_until_s <= now_s + SETTINGS.pause_s_max
     end_s = now_s + SETTINGS.pause_s_max + SETTINGS.regrow_s * SETTINGS.connections_max + BURST_S + 1
-    idle = hosts.regrown(budget, given_out=0, now_s=end_s, settings=SETTINGS)
+    idle = hosts.regrown(budget, given_out=0, used=0, now_s=end_s, settings=SETTINGS)
     assert hosts.is_whole(idle, end_s, SETTINGS), "a host that nobody uses is forgotten in the end"
 
 
