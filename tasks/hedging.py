@@ -89,6 +89,16 @@ class Feed(Overheard):
         return self.given_bytes / max(self._flow.waited_s, _WAIT_S_MIN)
 
     @property
+    def source(self) -> int:
+        """Which of the job's sources brought the end of the part: the hedge's, where the upload went on with that.
+
+        The part counts as that source's, whole: what each of two has given of it is not told apart.
+        """
+        if self.hedge is not None and self.goes_on and self.given_bytes < self.size_bytes:
+            return self.hedge.source
+        return self.reading.source
+
+    @property
     def is_for_memory(self) -> bool:
         return self._crc is None
 

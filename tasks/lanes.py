@@ -133,13 +133,13 @@ class Lanes:
     async def _stream(self, wanted: _Range, lanes: asyncio.TaskGroup) -> None:
         async with wanted.reading.range(wanted.first_byte, wanted.end_byte) as flow:
             with self._hedges.watched(wanted.number, _feed(wanted, flow, self._put_idle_s_max), lanes) as feed:
-                await self._upload.send(wanted.number, wanted.bytes_count, feed, source=wanted.reading.source)
+                await self._upload.send(wanted.number, wanted.bytes_count, feed, source=lambda: feed.source)
 
     async def _send_ahead(self, wanted: _Range) -> None:
         if wanted.ahead is None:
             wanted.ahead = await self._read(wanted)
         part = wanted.ahead
-        await self._upload.send(wanted.number, len(part.data), part.data, source=part.source)
+        await self._upload.send(wanted.number, len(part.data), part.data, source=lambda: part.source)
         wanted.ahead = None
         self._rooms.free(part.room)
 

@@ -294,7 +294,7 @@ class _Transfer:
             self._control.progress(-kept.size_bytes)
         if kept is None or (kept.size_bytes, kept.crc64nvme) != (len(part.data), crc64nvme(part.data)):
             with child("part", attributes={"part": number, "bytes": len(part.data)}):
-                sending = partial(self._upload.send, number, len(part.data), part.data, source=part.source)
+                sending = partial(self._upload.send, number, len(part.data), part.data, source=lambda: part.source)
                 await self._tries.again(sending)
         self._unplaced_bytes -= len(part.data)
         self.rooms.free(part.room)

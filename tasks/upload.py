@@ -98,8 +98,8 @@ class Upload:
     def _bytes_of(self, parts: Iterable[PartDone]) -> int:
         return sum(part.size_bytes for part in parts if part.number in self._stripe)
 
-    async def send(self, number: int, size_bytes: int, body: Body, *, source: int = 0) -> None:
-        """Send one part, that came from one of the job's sources, once, and report it.
+    async def send(self, number: int, size_bytes: int, body: Body, *, source: Callable[[], int]) -> None:
+        """Send one part, once, and report it. `source` tells, once it is sent, which of the job's sources it came from.
 
         Raises: SinkError; LeaseLost; what iterating the body raises.
         """
@@ -114,7 +114,7 @@ class Upload:
             etag=put.etag,
             crc64nvme=put.crc64nvme,
             crc32c=put.crc32c,
-            source=source,
+            source=source(),
         )
         self.done[number] = part
         await self._control.parts_done([part])

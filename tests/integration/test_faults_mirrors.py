@@ -99,7 +99,9 @@ async def test_a_mirror_that_is_quicker(twin: Twin, monkeypatch: pytest.MonkeyPa
 
 
 async def test_a_part_that_drips_is_hedged_by_the_mirror(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second request for the main source's part goes to the other one, and breaks no upload."""
+    """The second request for the main source's part goes to the other one, which brings its end, and breaks no upload:
+    the part counts as that one's.
+    """
     monkeypatch.setattr(policy, "_CRAWL_AFTER_S", 60.0)
     monkeypatch.setattr(hedging_policy, "_AFTER_S", 0.3)
     order = await twin.order(faults={"rate_bytes_per_s": 20 * 1024})
@@ -107,6 +109,7 @@ async def test_a_part_that_drips_is_hedged_by_the_mirror(twin: Twin, monkeypatch
         result = await twin.bench.run(order)
     await twin.bench.check(order, result, SIZE)
     assert twin.asked_of_mirror() == [1, 2, 3, 4, 5, 6, 7]
+    assert brought(result) == {1: SIZE}
     assert len(twin.bench.ranges()) == 1
     assert twin.bench.proxy.count("upload_part") == 7
 
