@@ -131,7 +131,7 @@ def _counts(draft: Draft, job: Job, lease: Lease, notice: LeaseNotice) -> bool:
 
 
 def _take_parts(draft: Draft, job: Job, lease: Lease, notice: PartsDone, rules: Rules) -> None:
-    draft.put_parts(notice.parts)
+    draft.put_parts([replace(part, agent=lease.agent) for part in notice.parts])
     draft.heard.accepted_by_sink(job.id)
     stripes.note_parts(draft, job)
     failure = quotas.charge_parts(draft, job, notice.parts, rules.quota)

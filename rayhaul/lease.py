@@ -68,6 +68,8 @@ class PartDone:
     crc32c: int | None = None
     #: Which of the job's sources it came from: 0 is its URL, n its n-th mirror.
     source: int = 0
+    #: Under whose lease it was reported, as the scheduler notes it; None until then, and of ledgers that did not tell.
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

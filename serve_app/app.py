@@ -25,6 +25,7 @@ from serve_app import (
     openapi,
     operations,
     pages,
+    parts,
     problems,
     receipts,
     session,
@@ -111,6 +112,7 @@ def _application() -> FastAPI:
     )
     for room in (
         jobs,
+        parts,
         receipts,
         events,
         dlq,

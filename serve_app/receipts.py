@@ -8,10 +8,12 @@ from starlette.responses import Response
 from rayhaul.errors import Conflict
 from rayhaul.job import EventRecord, Job, JobEvent, JobStatus
 from rayhaul.origins import sources_of
+from rayhaul.parts import JobParts
 from rayhaul.redaction import redacted
-from rayhaul.wire import ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
+from rayhaul.wire import ReceiptAgent, ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
 from serve_app.auth import Caller
 from serve_app.openapi import problems_of
+from serve_app.parts import runs_by_agent
 from serve_app.replica import PathId, replica_of
 from serve_app.views import reply
 
@@ -25,10 +27,11 @@ async def job_receipt(request: Request, caller: Caller, job_id: PathId) -> Respo
     job = await ledger.job(caller, job_id)
     if job.result is None or job.status is not JobStatus.COMPLETED:
         raise Conflict(f"a {job.status} job has no receipt")
-    return reply(receipt_view(job, await ledger.history(caller, job_id)))
+    found = await ledger.parts_of_job(caller, job_id)
+    return reply(receipt_view(job, await ledger.history(caller, job_id), found))
 
 
-def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
+def receipt_view(job: Job, history: Sequence[EventRecord], found: JobParts) -> ReceiptView:
     result, source = job.result, job.metadata
     assert result is not None, "only a completed job has a receipt"
     urls = [source.url for source in sources_of(job.spec)]
@@ -55,6 +58,10 @@ def receipt_view(job: Job, history: Sequence[EventRecord]) -> ReceiptView:
         ],
         times=ReceiptTimes(created_at=job.created_at, started_at=job.started_at, completed_at=job.completed_at),
         agents=[agent for agent in dict.fromkeys([*started, *job.agents]) if agent],
+        brought_by=[
+            ReceiptAgent(agent=agent, bytes=sum(run.bytes_count for run in runs))
+            for agent, runs in runs_by_agent(job, found).items()
+        ],
         attempt=job.attempt,
         requeues=job.requeues,
     )

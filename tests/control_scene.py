@@ -1,7 +1,8 @@
 """A scene for tests of the operator's verbs: a dead letter, a job in two agents' hands, an agent that is unfit."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -11,11 +12,12 @@ from seams import BUCKET
 from actors.ports import AgentView, HostView, LeaseView
 from rayhaul.capacity import AgentState, Capacity
 from rayhaul.job import JobEvent, Progress
-from rayhaul.lease import PartDone, SessionState, UploadSession
+from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import Batch
 
 SECRET = "s3cr3t"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+PART = 5_242_880
 PROGRESS = Progress(bytes_done=40, bytes_total=100, bytes_per_s=2048.04, eta_s=4.86, parts_done=2, parts_total=5)
 UNFIT = "the disk is full"
 BACKING_OFF_UNTIL = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -55,13 +57,27 @@ async def scene_of(site: Site) -> Scene:
         bucket=BUCKET,
         key="a/file.bin",
         upload_id="upload-1",
-        part_bytes=5_242_880,
+        part_bytes=PART,
         size_bytes=None,
         state=SessionState.OPEN,
         created_at=NOW,
     )
-    parts = [PartDone(session_id="session_1", number=number, size_bytes=5_242_880, etag="e") for number in (1, 2, 3)]
-    await site.ledger.commit(Batch(sessions=[session], parts=parts))
+    agents = ("agent-1", "agent-1", "agent-2")
+    parts = [
+        PartDone(session_id="session_1", number=number, size_bytes=PART, etag="e", agent=agent)
+        for number, agent in enumerate(agents, 1)
+    ]
+    held = Lease(
+        lease_id=f"lease_{running}",
+        job_id=running,
+        epoch=7,
+        agent="agent-1",
+        incarnation="1",
+        first_part=1,
+        end_part=11,
+        granted_at=NOW,
+    )
+    await site.ledger.commit(Batch(sessions=[session], parts=parts, leases_granted=[held]))
     plane = site.plane
     plane.sessions[running] = session
     plane.leases[running] = [
@@ -101,6 +117,27 @@ async def scene_of(site: Site) -> Scene:
     ]
     plane.hosts_of["alice"].add("busy.example:443")
     return Scene(site, dead, running)
+
+
+async def add_upload(scene: Scene, agents: Sequence[str | None], **changes: Any) -> None:
+    """Record a newer upload of the running job, whose parts are of these agents."""
+    facts: dict[str, Any] = {
+        "session_id": "session_2",
+        "job_id": scene.running,
+        "bucket": "bucket",
+        "key": "a/file.bin",
+        "upload_id": "upload-2",
+        "part_bytes": PART,
+        "size_bytes": PART * len(agents),
+        "state": SessionState.OPEN,
+        "created_at": NOW + timedelta(seconds=1),
+    }
+    session = UploadSession(**{**facts, **changes})
+    parts = [
+        PartDone(session_id="session_2", number=number, size_bytes=PART, etag="e", agent=agent)
+        for number, agent in enumerate(agents, 1)
+    ]
+    await scene.site.ledger.commit(Batch(sessions=[session], parts=parts))
 
 
 async def ask(scene: Scene, user: str, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:

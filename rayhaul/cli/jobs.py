@@ -155,6 +155,7 @@ def _receipt_facts(kept: ReceiptView) -> Sequence[tuple[str, str]]:
         ("started", moment(kept.times.started_at)),
         ("completed", moment(kept.times.completed_at)),
         ("agents", ", ".join(kept.agents)),
+        ("brought by", ", ".join(f"{one.agent or 'not known'} ({one.bytes} bytes)" for one in kept.brought_by)),
         ("attempt", f"{kept.attempt}, requeued {kept.requeues} times"),
     )
 

@@ -38,6 +38,7 @@ from rayhaul.wire import (
     EventPage,
     EventView,
     JobPage,
+    JobPartsView,
     JobRequest,
     JobView,
     ReceiptView,
@@ -229,6 +230,10 @@ class AsyncClient(Operations):
     async def history(self, job_id: str) -> builtins.list[EventView]:
         answer = await self._http.request("GET", job_path(job_id, "history"))
         return self._read(EventPage, answer).events
+
+    async def parts(self, job_id: str) -> JobPartsView:
+        """Return which agent brought which parts of the job, and which is to bring the rest."""
+        return self._read(JobPartsView, await self._http.request("GET", job_path(job_id, "parts")))
 
     async def receipt(self, job_id: str) -> ReceiptView:
         """Return what a completed job moved, and by what it was compared."""

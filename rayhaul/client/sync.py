@@ -186,6 +186,7 @@ class Client:
     wait_many = _blocking_iterator(AsyncClient.wait_many)
     events = _blocking_iterator(AsyncClient.events)
     history = _blocking(AsyncClient.history)
+    parts = _blocking(AsyncClient.parts)
     receipt = _blocking(AsyncClient.receipt)
     cancel = _blocking(AsyncClient.cancel)
     pause = _blocking(AsyncClient.pause)

@@ -19,6 +19,7 @@ from rayhaul.errors import ServiceError
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import Lease, PartDone, UploadSession
 from rayhaul.metrics import Labels
+from rayhaul.parts import JobParts
 
 
 class Role(StrEnum):
@@ -334,6 +335,8 @@ class Ledger(Protocol):
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         """Return a session's parts by number."""
         ...
+
+    async def parts_of_job(self, viewer: Viewer, job_id: str) -> JobParts: ...
 
     async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
         """Return what is known of these (user id, Idempotency-Key) pairs."""

@@ -27,6 +27,7 @@ from rayhaul.ledger.base import (
 )
 from rayhaul.ledger.connect import of_one_snapshot
 from rayhaul.ledger.sealing import PLAIN, Sealer
+from rayhaul.parts import JobParts, PartsRun
 
 #: Rows fetched at once where a result may be long: no second copy of it in memory.
 _PAGE_ROWS = 1000
@@ -88,11 +89,15 @@ def jobs(connection: sa.Connection, viewer: Viewer, wanted: JobFilter, sealer: S
 
 def history(connection: sa.Connection, viewer: Viewer, job_id: str) -> Sequence[EventRecord]:
     """Raises: NotFound."""
+    _check_visible(connection, viewer, job_id)
+    query = sa.select(tables.job_events).where(_events.job_id == job_id).order_by(_events.seq).limit(_HISTORY_MAX)
+    return [rows.event(row) for row in connection.execute(query)]
+
+
+def _check_visible(connection: sa.Connection, viewer: Viewer, job_id: str) -> None:
     known = sa.select(_jobs.id).where(_jobs.id == job_id, _visible(viewer, _jobs.user_id))
     if connection.execute(known).one_or_none() is None:
         raise NotFound
-    query = sa.select(tables.job_events).where(_events.job_id == job_id).order_by(_events.seq).limit(_HISTORY_MAX)
-    return [rows.event(row) for row in connection.execute(query)]
 
 
 def events_after(
@@ -173,6 +178,37 @@ def session(connection: sa.Connection, session_id: str) -> UploadSession | None:
 def parts(connection: sa.Connection, session_id: str) -> Sequence[PartDone]:
     query = sa.select(tables.parts).where(tables.parts.c.session_id == session_id).order_by(tables.parts.c.number)
     return [rows.part(row) for row in connection.execute(query)]
+
+
+def parts_of_job(connection: sa.Connection, viewer: Viewer, job_id: str) -> JobParts:
+    """Raises: NotFound."""
+    connection = of_one_snapshot(connection)
+    _check_visible(connection, viewer, job_id)
+    sessions, leases = tables.upload_sessions.c, tables.leases.c
+    newest = sa.select(tables.upload_sessions).where(
+        sessions.job_id == job_id, sessions.state.in_((SessionState.OPEN, SessionState.COMPLETED))
+    )
+    row = connection.execute(newest.order_by(sessions.created_at.desc()).limit(1)).one_or_none()
+    held = sa.select(tables.leases).where(leases.job_id == job_id).order_by(leases.first_part, leases.epoch)
+    return JobParts(
+        session=None if row is None else rows.session(row),
+        runs=[] if row is None else _runs(connection, row.session_id),
+        leases=[rows.lease(found) for found in connection.execute(held)],
+    )
+
+
+def _runs(connection: sa.Connection, session_id: str) -> Sequence[PartsRun]:
+    """Return a session's parts as runs: within one, a part's number and its place among its agent's grow alike."""
+    parts = tables.parts.c
+    place = sa.func.row_number().over(partition_by=parts.agent, order_by=parts.number)
+    placed = sa.select(parts.agent, parts.number, parts.size_bytes, (parts.number - place).label("run"))
+    one = placed.where(parts.session_id == session_id).subquery().c
+    first, last = sa.func.min(one.number), sa.func.max(one.number)
+    query = sa.select(one.agent, first, last, sa.func.sum(one.size_bytes)).group_by(one.agent, one.run).order_by(first)
+    return [
+        PartsRun(agent=agent, first_part=first_part, end_part=last_part + 1, bytes_count=int(bytes_count))
+        for agent, first_part, last_part, bytes_count in connection.execute(query)
+    ]
 
 
 def spent(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:

@@ -256,6 +256,7 @@ def part_values(part: PartDone) -> Values:
         "crc64nvme": part.crc64nvme,
         "crc32c": part.crc32c,
         "source": part.source,
+        "agent": part.agent,
     }
 
 
@@ -268,6 +269,7 @@ def part(row: Any) -> PartDone:
         crc64nvme=row.crc64nvme,
         crc32c=row.crc32c,
         source=row.source,
+        agent=row.agent,
     )
 
 

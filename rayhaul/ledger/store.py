@@ -41,6 +41,7 @@ from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.news import News
 from rayhaul.ledger.prepared import Query
 from rayhaul.ledger.sealing import Sealer
+from rayhaul.parts import JobParts
 from rayhaul.settings import LedgerSettings
 
 #: Calls that may wait for a thread. Beyond it they are refused: who waits behind so many has given up long before.
@@ -227,6 +228,9 @@ class SqlLedger(Ledger):
 
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         return await self._readers.call(lambda connection: read.parts(connection, session_id))
+
+    async def parts_of_job(self, viewer: Viewer, job_id: str) -> JobParts:
+        return await self._readers.call(lambda connection: read.parts_of_job(connection, viewer, job_id))
 
     async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
         return await self._readers.call(lambda connection: read.spent(connection, keys))

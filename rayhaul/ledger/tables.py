@@ -218,6 +218,8 @@ upload_sessions = sa.Table(
         sqlite_where=sa.text(LIVE_SESSIONS),
         postgresql_where=sa.text(LIVE_SESSIONS),
     ),
+    # Who brought the parts of a job, a completed one's too.
+    sa.Index("upload_sessions_by_job", "job_id", "created_at"),
 )
 
 parts = sa.Table(
@@ -230,6 +232,7 @@ parts = sa.Table(
     sa.Column("crc64nvme", Unsigned64),
     sa.Column("source", sa.Integer, nullable=False, server_default="0"),
     sa.Column("crc32c", sa.BigInteger),
+    sa.Column("agent", sa.Text),
     sqlite_with_rowid=False,
 )
 

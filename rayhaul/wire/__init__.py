@@ -42,7 +42,8 @@ from rayhaul.wire.operations import (
     StopRequest,
     StripeView,
 )
-from rayhaul.wire.receipts import ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
+from rayhaul.wire.parts import JobPartsView, PartsBrought, PartsToCome
+from rayhaul.wire.receipts import ReceiptAgent, ReceiptSource, ReceiptTimes, ReceiptView, ValidatorView
 from rayhaul.wire.webhooks import (
     DeliveryPage,
     DeliveryView,
@@ -74,6 +75,7 @@ __all__ = [
     "HostView",
     "HostsPage",
     "JobPage",
+    "JobPartsView",
     "JobRef",
     "JobRequest",
     "JobStateReport",
@@ -85,10 +87,13 @@ __all__ = [
     "LeaseReport",
     "LogsPage",
     "MetadataView",
+    "PartsBrought",
+    "PartsToCome",
     "PriorityRequest",
     "Problem",
     "ProgressView",
     "QueueReport",
+    "ReceiptAgent",
     "ReceiptSource",
     "ReceiptTimes",
     "ReceiptView",

@@ -28,6 +28,13 @@ class ReceiptSource(ResponseShape):
     bytes: int = Field(description="Of the object, that came from it.")
 
 
+class ReceiptAgent(ResponseShape):
+    """One of the agents that brought the object."""
+
+    agent: str | None = Field(description="Its name; null where its parts came before that was noted.")
+    bytes: int = Field(description="Of the object, in the parts that it brought.")
+
+
 class ReceiptView(ResponseShape):
     """What a completed job moved from where to where, and by what it was compared. No secrets."""
 
@@ -62,5 +69,8 @@ class ReceiptView(ResponseShape):
     )
     times: ReceiptTimes = Field(description="Of the job.")
     agents: list[str] = Field(description="All that moved bytes of it, in any attempt.")
+    brought_by: list[ReceiptAgent] = Field(
+        default=[], description="Which of them brought how much of the object as it stands in the bucket."
+    )
     attempt: int = Field(description="Tries it took.")
     requeues: int = Field(description="How often it was taken back from an agent that was lost or silent.")

@@ -52,6 +52,7 @@ JOB_ROUTES = [
     ("POST", "/jobs/{id}/resume", 409),
     ("POST", "/jobs/{id}/retry", 409),
     ("GET", "/jobs/{id}/history", 200),
+    ("GET", "/jobs/{id}/parts", 200),
     ("GET", "/jobs/{id}/download", 409),
     ("GET", "/jobs/{id}/receipt", 409),
     ("POST", "/dlq/{id}/replay", 409),

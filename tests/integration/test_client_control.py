@@ -106,6 +106,13 @@ async def test_the_live_state(scene: Scene, olga: AsyncClient) -> None:
     assert (await olga.job_state(scene.dead)).session is None
 
 
+async def test_the_parts(scene: Scene, alice: AsyncClient) -> None:
+    """Their owner sees who brought them, too."""
+    parts = await alice.parts(scene.running)
+    assert [(one.agent, one.numbers) for one in parts.brought] == [("agent-1", "1-2"), ("agent-2", "3")]
+    assert (parts.parts_done, [one.agent for one in parts.to_come]) == (3, ["agent-1"])
+
+
 async def test_users_are_no_operators(scene: Scene, alice: AsyncClient) -> None:
     """Each method that only operators may is refused as such."""
     for ask in (
@@ -176,6 +183,7 @@ async def test_the_blocking_client(scene: Scene, url: str) -> None:
             assert [job.id for job in client.iter_dead_letters(page_size=1)] == [scene.dead]
             assert [job.id for job in client.dead_letters().jobs] == [scene.dead]
             assert client.job_state(scene.running).epoch == 7
+            assert client.parts(scene.running).parts_done == 3
             assert client.agent("agent-1").leases == 2
             assert len(client.agent_status("agent-1", scene.running).leases) == 2
             assert client.stop_job("agent-1", scene.running).id == scene.running

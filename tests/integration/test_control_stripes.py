@@ -99,6 +99,9 @@ async def test_from_one_agent_to_three_and_back_to_one() -> None:
         last = second.order_of(job_id)
         assert (last.first_part, last.end_part, last.epoch) == (1, PARTS + 1, 4)
         assert [part.number for part in last.parts_done] == list(range(1, PARTS + 1))
+        runs = (await rig.ledger.parts_of_job(EVERYTHING, job_id)).runs
+        brought = [(run.agent, run.first_part, run.end_part) for run in runs]
+        assert brought == [(first.name, 1, 4), (second.name, 4, 7), (third.name, 7, PARTS + 1)]
         second.tell_commit(last)
         await rig.beat()
         assert await rig.status(job_id) is JobStatus.UPLOADING

@@ -65,6 +65,7 @@ ROUTES: dict[tuple[str, str], tuple[Kind, Any]] = {
     ("POST", "/jobs/{job_id}/resume"): (Kind.OWN, None),
     ("POST", "/jobs/{job_id}/retry"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/history"): (Kind.OWN, None),
+    ("GET", "/jobs/{job_id}/parts"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/events"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/download"): (Kind.OWN, None),
     ("GET", "/jobs/{job_id}/receipt"): (Kind.OWN, None),

@@ -26,7 +26,7 @@ from ledger_samples import (
     one_of_each,
 )
 
-from rayhaul.errors import InvalidRequest
+from rayhaul.errors import InvalidRequest, NotFound
 from rayhaul.job import JobStatus, Priority
 from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
@@ -42,6 +42,7 @@ from rayhaul.ledger.base import (
     Viewer,
 )
 from rayhaul.ledger.store import SqlLedger, open_ledger
+from rayhaul.parts import JobParts
 from rayhaul.settings import LedgerSettings
 
 
@@ -275,6 +276,32 @@ async def test_a_second_checksum_is_kept_beside_it(ledger: SqlLedger, crc: int) 
     await ledger.commit(Batch(jobs_new=[job := a_job()], sessions=[session := a_session(job)]))
     await ledger.commit(Batch(parts=[part := a_part(session, 1, crc64nvme=7, crc32c=crc)]))
     assert await ledger.parts(session.session_id) == [part]
+
+
+async def test_who_brought_the_parts_of_a_job(ledger: SqlLedger) -> None:
+    """Runs by agent, of the newest upload that is open or completed; the leases that are out; for the owner alone."""
+    await ledger.commit(Batch(jobs_new=[job := a_job(), other := a_job()]))
+    nothing = JobParts(session=None, runs=[], leases=[])
+    assert await ledger.parts_of_job(ANN, job.id) == nothing
+    earlier = a_session(job, state=SessionState.ABORTING, created_at=NOW - timedelta(hours=1))
+    session, later = a_session(job), a_session(job, state=SessionState.ABORTED, created_at=NOW + timedelta(hours=1))
+    agents = {1: "a", 2: "a", 3: "b", 4: None, 5: None, 7: "a", 10_000: "a"}
+    parts = [a_part(session, number, agent=agent, size_bytes=number) for number, agent in agents.items()]
+    lost = [a_part(one, 6, agent="lost") for one in (earlier, later)]
+    two, one = a_lease(job, first_part=7, end_part=9), a_lease(job, first_part=1, end_part=7)
+    await ledger.commit(
+        Batch(sessions=[earlier, session, later], parts=[*parts, *lost], leases_granted=[two, one, a_lease(other)])
+    )
+    assert await ledger.parts(session.session_id) == parts
+    found = await ledger.parts_of_job(ANN, job.id)
+    runs = [(run.agent, run.first_part, run.end_part, run.bytes_count) for run in found.runs]
+    assert runs == [("a", 1, 3, 3), ("b", 3, 4, 3), (None, 4, 6, 9), ("a", 7, 8, 7), ("a", 10_000, 10_001, 10_000)]
+    assert (found.session, found.leases) == (session, [one, two])
+    await ledger.commit(Batch(sessions=[replace(session, state=SessionState.COMPLETED)]))
+    assert (await ledger.parts_of_job(OPERATOR, job.id)).runs == found.runs
+    for viewer, job_id in ((BOB, job.id), (OPERATOR, "job_nothing")):
+        with pytest.raises(NotFound):
+            await ledger.parts_of_job(viewer, job_id)
 
 
 async def test_leases_are_granted_and_ended(ledger: SqlLedger) -> None:

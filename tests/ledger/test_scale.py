@@ -238,6 +238,11 @@ QUERIES: dict[str, tuple[Query, Sequence[str]]] = {
         lambda c: read.with_file_of(c, replace(TWIN, spec=replace(TWIN.spec, checksum=f"sha256:{0:064x}"))),
         ["jobs_by_sha256"],
     ),
+    # Leases are few; the parts of one upload are grouped as they come.
+    "the parts of a job": (
+        lambda c: read.parts_of_job(c, OPERATOR, JOB.id),
+        [f"{BY_ID}|jobs_by_user", "upload_sessions_by_job", "", ""],
+    ),
     "disabled webhooks": (lambda c: read.disabled_webhooks(c, OPERATOR, 100), ["webhooks_disabled_by_age"]),
     "a user's disabled webhooks": (lambda c: read.disabled_webhooks(c, USER, 5), ["webhooks_disabled_by_user"]),
     "old idempotency keys": (lambda c: write.forget_spent(c, NOW), ["idempotency_keys_by_age"]),

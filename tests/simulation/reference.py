@@ -35,6 +35,7 @@ from rayhaul.ledger.base import (
     Viewer,
 )
 from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, Labels
+from rayhaul.parts import JobParts
 
 RUNNING = frozenset({JobStatus.DOWNLOADING, JobStatus.UPLOADING})
 _LIVE = frozenset({SessionState.OPEN, SessionState.ABORTING})
@@ -403,6 +404,9 @@ class ReferenceLedger(Ledger):
     async def parts(self, session_id: str) -> Sequence[PartDone]:
         found = self.rows.parts.get(session_id, {})
         return [found[number] for number in sorted(found)]
+
+    async def parts_of_job(self, viewer: Viewer, job_id: str) -> JobParts:
+        raise NotImplementedError("the API is not simulated")
 
     async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
         return {key: self.rows.spent[key] for key in keys if key in self.rows.spent}
