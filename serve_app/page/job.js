@@ -5,6 +5,9 @@ import { bar, clock, el, facts, isFinal, keepingFocus, moment, nameOf, notice, r
 
 const CELLS_MAX = 600;
 const POLL_MS = 1000;
+const PARTS_MS = 2000;
+const COLORS = 6;
+const RUNS_TOLD = 3;
 
 const ADVICE = {
   source: "The origin is the cause: see whether the link still works, then retry.",
@@ -35,6 +38,12 @@ export async function jobView(session, id) {
   const seen = new Set();
   let isTold = false;
   let drawn = "";
+  // A colour stays with its agent for as long as the view is open.
+  const agents = [];
+  let parts = null;
+  let waitsFor = null;
+  let lookedAt = 0;
+  let looking = null;
 
   function draw() {
     const { progress: now } = job;
@@ -104,7 +113,7 @@ export async function jobView(session, id) {
     if (event.event === "progress") {
       job.progress = { ...job.progress, ...event.payload };
       draw();
-      if (session.role !== "operator") drawMap(map, job, []);
+      if (job.progress.partsDone !== parts?.partsDone) lookSoon();
       return;
     }
     tell(event);
@@ -114,47 +123,90 @@ export async function jobView(session, id) {
   async function read() {
     job = await get(`/jobs/${id}`).catch(() => job);
     draw();
-    drawMap(map, job, []);
+    drawParts();
+    lookSoon();
+  }
+
+  // Who has what is asked for when something may have changed it, and not more often than that.
+  function lookSoon() {
+    looking ??= setTimeout(look, Math.max(0, lookedAt + PARTS_MS - Date.now()));
+  }
+
+  async function look() {
+    looking = null;
+    lookedAt = Date.now();
+    parts = await get(`/jobs/${id}/parts`).catch(() => parts);
+    drawParts();
+  }
+
+  function drawParts() {
+    const named = parts ? [...parts.brought, ...parts.toCome].map((one) => one.agent) : [];
+    for (const agent of named.filter(Boolean).sort()) if (!agents.includes(agent)) agents.push(agent);
+    drawMap(map, job, parts, agents, waitsFor);
   }
 
   draw();
-  drawMap(map, job, []);
+  drawParts();
+  lookSoon();
   const stop = follow(`/jobs/${id}/events`, onEvent, { onState: (isOpen) => isOpen || isFinal(job) || read(), isOver: () => isTold && isFinal(job) });
   const timer = session.role === "operator" ? setInterval(async () => {
-    if (isFinal(job) || document.hidden) return;
-    const state = await get(`/internal/jobs/${id}/state`).catch(() => null);
-    if (state) drawMap(map, { ...job, progress: state.lastProgress ?? job.progress }, state.leases, state.partsDone, state.waitsFor);
+    if (!["queued", "paused"].includes(job.status) || document.hidden) return;
+    waitsFor = (await get(`/internal/jobs/${id}/state`).catch(() => null))?.waitsFor ?? null;
+    drawParts();
   }, POLL_MS) : null;
   const content = el("div", {}, el("h1", {}, nameOf(job)), progress, far, buttons, top, el("h2", {}, "Parts"), map, el("h2", {}, "History"), history);
-  return { content, stop: () => { stop(); clearInterval(timer); } };
+  return { content, stop: () => { stop(); clearInterval(timer); clearTimeout(looking); } };
 }
 
-// A cell is a part, or some parts where there are many. Without the leases only how many are done is known.
-function drawMap(place, job, leases, partsDone = job.progress.partsDone, waitsFor = null) {
-  const total = job.progress.partsTotal ?? (job.status === "completed" ? 1 : 0);
+// A cell is a part, or some parts where there are many: of them it shows one that is still to come, where there is any.
+function drawMap(place, job, parts, agents, waitsFor) {
+  const done = parts?.partsDone ?? job.progress.partsDone;
+  const known = parts?.partsTotal ?? job.progress.partsTotal;
+  const total = known ?? (job.status === "completed" ? 1 : done);
   if (!total) {
     place.replaceChildren(el("p", { class: "hint" }, waitsFor ?? (isFinal(job) ? "It ended before there were any." : "Known when the file has been looked at.")));
     return;
   }
-  const done = job.status === "completed" ? total : partsDone;
+  const owners = whose(job, parts, total);
   const each = Math.ceil(total / CELLS_MAX);
-  const agents = [...new Set(leases.map((lease) => lease.agent))];
+  const color = (one) => (one.agent ? `agent-${agents.indexOf(one.agent) % COLORS}${one.isIn ? "" : " waits"}` : one.isIn ? "done" : "");
   const cells = [];
-  let before = done - leases.reduce((sum, lease) => sum + (lease.progress?.partsDone ?? 0), 0);
-  const kinds = Array(total).fill("");
-  for (const lease of leases) {
-    const color = `agent-${agents.indexOf(lease.agent) % 6}`;
-    const here = lease.progress?.partsDone ?? 0;
-    for (let number = lease.stripe.firstPart; number < Math.min(lease.stripe.endPart, total + 1); number += 1) kinds[number - 1] = number < lease.stripe.firstPart + here ? "done" : `${color} waits`;
-  }
-  if (!leases.length) kinds.fill("done", 0, done);
-  else for (let at = 0; at < total && before > 0; at += 1) if (!kinds[at]) { kinds[at] = "done"; before -= 1; }
   for (let at = 0; at < total; at += each) {
-    const some = kinds.slice(at, at + each);
-    cells.push(el("span", { class: some.every((kind) => kind === "done") ? "done" : some.find((kind) => kind && kind !== "done") ?? "" }));
+    const some = owners.slice(at, at + each);
+    const shown = some.find((one) => !one.isIn && one.agent) ?? some.find((one) => !one.isIn) ?? some[0];
+    const numbers = some.length > 1 ? `parts ${at + 1}-${at + some.length}` : `part ${at + 1}`;
+    cells.push(el("span", { class: color(shown), title: `${numbers}: ${shown.isIn ? "in the bucket" : "to come"}${shown.agent ? `, by ${shown.agent}` : ""}` }));
   }
+  const count = (agent, isIn) => owners.filter((one) => one.agent === agent && one.isIn === isIn).length;
+  const told = agents.map((agent) => ({ agent, brought: count(agent, true), left: count(agent, false) })).filter((one) => one.brought || one.left);
+  const unnamed = count(null, true);
+  const said = [
+    ...told.map(({ agent, brought, left }) => `${brought} by ${agent}${left ? `, which is to bring ${left}` : ""}`),
+    unnamed && told.length ? `${unnamed} by agents that are not known` : "",
+  ].filter(Boolean).join("; ");
+  const mark = (one) => el("i", { class: color(one) });
   place.replaceChildren(
-    el("div", { class: "map", role: "img", "aria-label": `${done} of ${total} parts are in the bucket${agents.length ? `, carried by ${agents.join(", ")}` : ""}` }, cells),
-    el("p", { class: "legend" }, el("span", {}, el("i", { class: "done" }), "in the bucket"), agents.map((agent, index) => el("span", {}, el("i", { class: `agent-${index % 6} waits` }), `to come by ${agent}`)),
-      each > 1 ? el("span", {}, `a square is ${each} parts of ${total}`) : ""));
+    el("div", { class: "map", role: "img", "aria-label": `${done}${known ? ` of ${total}` : ""} parts are in the bucket${said ? `: ${said}` : ""}` }, cells),
+    el("ul", { class: "legend" },
+      told.map(({ agent, brought, left }) => el("li", {}, el("strong", {}, agent), ": ", mark({ agent, isIn: true }), `${brought} brought${which(parts, agent)}`, left ? [", ", mark({ agent, isIn: false }), `${left} to come`] : "")),
+      unnamed ? el("li", {}, mark({ agent: null, isIn: true }), `${unnamed} in the bucket${which(parts, null)}`) : "",
+      each > 1 ? el("li", {}, `a square is ${each} parts of ${total}`) : ""));
+}
+
+// Of each part: whether it is in the bucket, and which agent brought it or is to. Of whom nothing is known is null.
+function whose(job, parts, total) {
+  const owners = Array.from({ length: total }, () => ({ agent: null, isIn: job.status === "completed" }));
+  const put = (first, end, one) => owners.fill(one, first - 1, Math.min(end, total + 1) - 1);
+  if (!parts) put(1, job.progress.partsDone + 1, { agent: null, isIn: true });
+  for (const { agent, stripe } of parts?.toCome ?? []) put(stripe.firstPart, stripe.endPart, { agent, isIn: false });
+  for (const { agent, numbers } of parts?.brought ?? []) {
+    for (const [first, last = first] of numbers.split(",").map((run) => run.split("-").map(Number))) put(first, last + 1, { agent, isIn: true });
+  }
+  return owners;
+}
+
+// The numbers of an agent's parts, where they are few runs: who can not tell the colours apart reads them.
+function which(parts, agent) {
+  const runs = parts?.brought.find((one) => one.agent === agent)?.numbers.split(",") ?? [];
+  return runs.length ? ` (${runs.slice(0, RUNS_TOLD).join(", ")}${runs.length > RUNS_TOLD ? ", …" : ""})` : "";
 }

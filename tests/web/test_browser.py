@@ -8,13 +8,14 @@ from time import time
 from typing import Any
 
 import pytest
-from control_scene import PROGRESS, scene_of
+from control_scene import PART, PROGRESS, add_upload, scene_of
 from look import TIMEOUT_MS, check_accessible, opened, sign_in
 from plane import Site
 from playwright.async_api import Browser, Page, Request, Route, expect
 
 from rayhaul.errors import Internal, SourceBusy
 from rayhaul.job import JobEvent, JobResult, utc
+from rayhaul.lease import SessionState
 from rayhaul.ledger.base import Batch, JobFilter, ScalingRecord, Viewer
 
 MANY = 1000
@@ -67,7 +68,8 @@ async def test_a_job_that_moves(site: Site, page: Page) -> None:
     await sign_in(page, site, "olga")
     await page.goto(f"/#/jobs/{scene.running}")
     await expect(page.get_by_text(re.compile(r"^40 B of 100 B · 2 of 5 parts · .+/s · .+ left$"))).to_be_visible()
-    parts = page.get_by_role("img", name=re.compile(r"of 5 parts are in the bucket, carried by agent-1, agent-2$"))
+    told = "3 of 5 parts are in the bucket: 2 by agent-1, which is to bring 2; 1 by agent-2"
+    parts = page.get_by_role("img", name=told, exact=True)
     await expect(parts).to_be_visible()
     await expect(parts.locator("span")).to_have_count(5)
     await expect(page.get_by_text("Download began")).to_be_visible()
@@ -84,6 +86,51 @@ async def test_a_job_that_moves(site: Site, page: Page) -> None:
     assert (await receipt.value).suggested_filename == f"{scene.running}-receipt.json"
     async with page.expect_request(re.compile(rf"/jobs/{scene.running}/download")):
         await page.get_by_role("button", name="Download").click()
+
+
+async def test_who_brought_which_part(site: Site, page: Page) -> None:
+    """The owner sees each agent's parts in a colour of its own, how many they are, and those that nobody is known of;
+    agents that share a colour stand apart in the legend. It fits on a phone, and stays when the job is completed.
+    """
+    scene = await scene_of(site)
+    # One agent more than there are colours, and a part that was recorded by an earlier release.
+    agents = ["agent-1", "agent-2", "agent-3", None, *(f"agent-{number}" for number in range(4, 8)), "agent-1"]
+    await add_upload(scene, agents, size_bytes=PART * 11)
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await sign_in(page, site)
+    await page.goto(f"/#/jobs/{scene.running}")
+    said = "; ".join(f"1 by agent-{number}" for number in range(2, 8))
+    told = f"9 of 11 parts are in the bucket: 2 by agent-1, which is to bring 1; {said}; 1 by agents that are not known"
+    parts = page.get_by_role("img", name=told, exact=True)
+    await expect(parts).to_be_visible()
+    assert [await cell.get_attribute("class") for cell in await parts.locator("span").all()] == [
+        *("agent-0", "agent-1", "agent-2", "done", "agent-3", "agent-4", "agent-5", "agent-0", "agent-0"),
+        *("agent-0 waits", ""),
+    ]
+    colors = await parts.locator("span").evaluate_all(
+        "cells => cells.map((one) => getComputedStyle(one).backgroundColor)"
+    )
+    assert len({*colors[:7]}) == 7
+    assert colors[7] == colors[0]
+    assert await parts.locator("span").nth(4).get_attribute("title") == "part 5: in the bucket, by agent-4"
+    legend = page.locator(".legend li")
+    assert [" ".join((await item.inner_text()).split()) for item in await legend.all()] == [
+        "agent-1: 2 brought (1, 9), 1 to come",
+        *(
+            f"agent-{agent}: 1 brought ({number})"
+            for agent, number in zip(range(2, 8), (2, 3, 5, 6, 7, 8), strict=True)
+        ),
+        "1 in the bucket (4)",
+    ]
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    await check_accessible(page)
+    stored = JobResult(bucket="bucket", key="a/file.bin", size_bytes=100, etag="abc", sha256=None, parts_count=11)
+    await add_upload(scene, [*agents, "agent-2", "agent-2"], state=SessionState.COMPLETED)
+    await site.ledger.commit(Batch(leases_ended=[f"lease_{scene.running}"]))
+    await site.plane.move(scene.running, JobEvent.UPLOADING, JobEvent.COMPLETED, result=stored, key=stored.key)
+    await expect(
+        page.get_by_role("img", name=re.compile(r"^11 of 11 parts .*: 2 by agent-1; 3 by agent-2; "))
+    ).to_be_visible()
 
 
 async def test_what_the_api_refuses_is_said(site: Site, page: Page) -> None:
