@@ -6,7 +6,7 @@ Laws of this file:
 2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business. After redirects
    the one that refuses may be another one than bytes come from, or than was asked: then it is told of that one.
 3. Nobody waits for ever: after `WAIT_S_MAX`, a look at metadata later, the source counts as busy, and what follows is
-   as for its own refusal.
+   as for its own refusal. A lease that has a connection there waits for that one: it moves bytes, or is given up.
 """
 
 import asyncio
@@ -60,17 +60,23 @@ class HostGate:
 
     @asynccontextmanager
     async def turn(
-        self, waiting: Callable[[], None], *, wait_s_max: float | None = None, way: str | None = None
+        self,
+        waiting: Callable[[], None],
+        *,
+        wait_s_max: float | None = None,
+        way: str | None = None,
+        has_another: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[None]:
         """Hold a connection for the time of the block; before, where it has to wait, `waiting` is called now and then.
 
         `way`: the host that requests begin at, which only leads here, and is waited for by itself (`rested`): what that
         one refuses, this one has not. Where redirects lead from here nobody knows: a refusal there is taken for both's.
+        `has_another`: whether who waits has a connection here by now, and so need not be told that there is none.
         Raises: SourceBusy where there is none for `wait_s_max` (None: `WAIT_S_MAX`), or the host pauses for longer than
         `WAIT_S_MAX`. One out of the block is that of the host that it names.
         """
         if not self.is_free:
-            await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max)
+            await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max, has_another)
         self.used += 1
         self._peak = max(self._peak, self.used)
         try:
@@ -135,19 +141,23 @@ class HostGate:
     def _is_free(self) -> bool:
         return self._pause_s() <= 0 and (self._granted is None or self.used < self._granted)
 
-    async def _wait(self, waiting: Callable[[], None], wait_s_max: float) -> None:
+    async def _wait(self, waiting: Callable[[], None], wait_s_max: float, has_another: Callable[[], bool]) -> None:
         place = object()
         self._line.append(place)
         try:
-            await self._wait_at(place, waiting, wait_s_max)
+            await self._wait_at(place, waiting, wait_s_max, has_another)
         finally:
             self._line.remove(place)
             self._wake()
 
-    async def _wait_at(self, place: object, waiting: Callable[[], None], wait_s_max: float) -> None:
+    async def _wait_at(
+        self, place: object, waiting: Callable[[], None], wait_s_max: float, has_another: Callable[[], bool]
+    ) -> None:
         until_s = self._monotonic() + wait_s_max
         while not (self._line[0] is place and self._is_free()):
             now_s, pause_s = self._monotonic(), self._pause_s()
+            if has_another():
+                until_s = now_s + wait_s_max
             if now_s + max(0.0, pause_s) > until_s or now_s >= until_s or pause_s > WAIT_S_MAX:
                 raise SourceBusy(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
             waiting()

@@ -84,6 +84,8 @@ class Supply:
         self.left_out: str | None = None
         self.serves_ranges = True
         self.looks_count = 0
+        #: Connections of its host that this order has.
+        self._turns_count = 0
         #: What it failed with last.
         self.error: RayhaulError | None = None
 
@@ -116,9 +118,14 @@ class Supply:
         first = self._first_gate
         if first is not None:
             await first.rested(lambda: control.doing(AT_GATE))
-        async with self.gate.turn(lambda: control.doing(AT_GATE), way=None if first is None else first.host):
+        way = None if first is None else first.host
+        async with self.gate.turn(lambda: control.doing(AT_GATE), way=way, has_another=lambda: self._turns_count > 0):
             control.doing("moving bytes")
-            yield
+            self._turns_count += 1
+            try:
+                yield
+            finally:
+                self._turns_count -= 1
 
     @property
     def is_free(self) -> bool:
