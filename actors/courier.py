@@ -24,7 +24,7 @@ from actors.following import webhook_span
 from actors.mailbag import BEHIND_MAX, Mailbag, receiver_of
 from rayhaul.errors import RayhaulError
 from rayhaul.job import utc
-from rayhaul.ledger.base import DeliveryRecord, DisabledWebhook, OutboxRecord
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledWebhook, OutboxRecord
 from rayhaul.log import bind
 from rayhaul.metrics import TICK_ERRORS, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, WEBHOOKS_HELD, Meter
 from rayhaul.policy.webhook import Outcome, Result, next_try, why_disabled

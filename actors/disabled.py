@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from actors.mailbag import receiver_of
-from rayhaul.ledger.base import DisabledWebhook, OutboxRecord
+from rayhaul.ledger.deliveries import DisabledWebhook, OutboxRecord
 
 _Key = tuple[str, str]
 

@@ -15,16 +15,8 @@ from actors.heard import Heard
 from rayhaul.ids import NewId
 from rayhaul.job import EventRecord, Job, JobEvent, Priority
 from rayhaul.lease import Lease, OpenUpload, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import (
-    TRACEPARENT,
-    ApiKey,
-    Batch,
-    IdempotencyRecord,
-    OutboxRecord,
-    ScalingRecord,
-    SloCount,
-    UsageRecord,
-)
+from rayhaul.ledger.base import TRACEPARENT, ApiKey, Batch, IdempotencyRecord, ScalingRecord, SloCount, UsageRecord
+from rayhaul.ledger.deliveries import OutboxRecord
 from rayhaul.metrics import CATALOGUE, JOBS_CREATED, Labels, Meter, Metric
 from rayhaul.policy import quota
 from rayhaul.policy.partset import PartSet

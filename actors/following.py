@@ -7,7 +7,8 @@ of thousands. Source: OpenTelemetry semantic conventions for messaging, "Trace s
 from urllib.parse import urlsplit
 
 from rayhaul.lease import AbortOrder, Order, ProbeOrder, SweepOrder, TransferOrder
-from rayhaul.ledger.base import TRACEPARENT, OutboxRecord
+from rayhaul.ledger.base import TRACEPARENT
+from rayhaul.ledger.deliveries import OutboxRecord
 from rayhaul.tracing import NO_SPAN, OFF, Attributes, Kind, Span, Tracer, Value, parsed
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from rayhaul.ledger.base import OutboxRecord
+from rayhaul.ledger.deliveries import OutboxRecord
 
 #: A receiver's share of all deliveries at once is one of this many.
 _SHARES = 8

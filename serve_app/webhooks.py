@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from rayhaul.ids import IdFactory
 from rayhaul.job import JobEvent
-from rayhaul.ledger.base import DeliveryRecord, OutboxRecord
+from rayhaul.ledger.deliveries import DeliveryRecord, OutboxRecord
 from rayhaul.policy.webhook import Result
 from rayhaul.wire import (
     DeliveryPage,

@@ -7,7 +7,8 @@ import asyncio
 
 from rayhaul import tracing
 from rayhaul.errors import RayhaulError, RequestError
-from rayhaul.ledger.base import TRACEPARENT, OutboxRecord
+from rayhaul.ledger.base import TRACEPARENT
+from rayhaul.ledger.deliveries import OutboxRecord
 from rayhaul.policy import webhook
 from rayhaul.policy.webhook import Outcome, Result
 from rayhaul.settings import WebhookSettings

@@ -13,19 +13,9 @@ from rayhaul.errors import NotFound
 from rayhaul.job import EventRecord, Job, JobStatus, Priority
 from rayhaul.lease import PartDone, SessionState, UploadSession
 from rayhaul.ledger import rows, tables
-from rayhaul.ledger.base import (
-    ApiKey,
-    DeliveryRecord,
-    DisabledReceiver,
-    IdempotencyRecord,
-    JobFilter,
-    LedgerState,
-    OutboxRecord,
-    ScalingRecord,
-    UsageRecord,
-    Viewer,
-)
+from rayhaul.ledger.base import ApiKey, IdempotencyRecord, JobFilter, LedgerState, ScalingRecord, UsageRecord, Viewer
 from rayhaul.ledger.connect import of_one_snapshot
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledReceiver, OutboxRecord
 from rayhaul.ledger.sealing import PLAIN, Sealer
 from rayhaul.parts import JobParts, PartsRun
 

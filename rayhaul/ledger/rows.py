@@ -14,7 +14,8 @@ from rayhaul.errors import Failure, Fault
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger import sealing
-from rayhaul.ledger.base import ApiKey, DisabledWebhook, IdempotencyRecord, OutboxRecord, Role, Scope
+from rayhaul.ledger.base import ApiKey, IdempotencyRecord, Role, Scope
+from rayhaul.ledger.deliveries import DisabledWebhook, OutboxRecord
 from rayhaul.ledger.sealing import Sealer
 from rayhaul.metrics import Labels
 

@@ -23,20 +23,8 @@ from rayhaul.errors import Unavailable
 from rayhaul.job import EventRecord, Job
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.ledger import connect, migrate, read, resealing, write
-from rayhaul.ledger.base import (
-    ApiKey,
-    Batch,
-    DeliveryRecord,
-    DisabledReceiver,
-    DisabledWebhook,
-    IdempotencyRecord,
-    JobFilter,
-    Ledger,
-    LedgerState,
-    OutboxRecord,
-    ScalingRecord,
-    Viewer,
-)
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, JobFilter, Ledger, LedgerState, ScalingRecord, Viewer
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledReceiver, DisabledWebhook, OutboxRecord
 from rayhaul.ledger.failures import DATABASE_ERRORS, classified
 from rayhaul.ledger.news import News
 from rayhaul.ledger.prepared import Query

@@ -10,16 +10,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rayhaul.job import Job
 from rayhaul.ledger import read, rows, tables
-from rayhaul.ledger.base import (
-    ApiKey,
-    Batch,
-    DeliveryRecord,
-    Deposed,
-    DisabledWebhook,
-    LedgerConflict,
-    OutboxRecord,
-)
+from rayhaul.ledger.base import ApiKey, Batch, Deposed, LedgerConflict
 from rayhaul.ledger.connect import NEWS_CHANNEL
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledWebhook, OutboxRecord
 from rayhaul.ledger.prepared import Query, Row, Statement
 from rayhaul.ledger.sealing import Sealer
 

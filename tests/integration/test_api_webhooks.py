@@ -18,7 +18,8 @@ from pydantic import SecretStr
 from receiver import HANG, Receiver
 from standardwebhooks import Webhook
 
-from rayhaul.ledger.base import DeliveryRecord, DisabledWebhook, Viewer
+from rayhaul.ledger.base import Viewer
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledWebhook
 from rayhaul.settings import EgressSettings, WebhookSettings
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -14,7 +14,8 @@ from actors.ports import Accepted, Command, Submission
 from rayhaul.errors import Conflict, Internal, InvalidRequest, NotFound, RayhaulError, Unavailable
 from rayhaul.job import JobSpec, JobStatus, Priority, utc
 from rayhaul.lease import Order
-from rayhaul.ledger.base import ApiKey, Batch, Deposed, DisabledWebhook, JobFilter, Role, Viewer
+from rayhaul.ledger.base import ApiKey, Batch, Deposed, JobFilter, Role, Viewer
+from rayhaul.ledger.deliveries import DisabledWebhook
 from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, POISONED_CALLS, Meter
 
 SURROGATE = "\ud800"

@@ -24,7 +24,8 @@ from actors.courier import Courier, Messages
 from rayhaul.errors import Unavailable
 from rayhaul.ids import IdFactory
 from rayhaul.job import Job, JobSpec, utc
-from rayhaul.ledger.base import Batch, DeliveryRecord, DisabledWebhook, OutboxRecord, Viewer
+from rayhaul.ledger.base import Batch, Viewer
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledWebhook, OutboxRecord
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.metrics import EGRESS_DENIED, WEBHOOK_DELIVERIES, WEBHOOKS_GIVEN_UP, Meter, Metric
 from rayhaul.settings import EgressSettings, LedgerSettings, SourceSettings, WebhookSettings

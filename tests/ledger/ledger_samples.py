@@ -8,7 +8,8 @@ from rayhaul.errors import Failure, Fault
 from rayhaul.ids import IdFactory
 from rayhaul.job import EventRecord, Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata, Priority
 from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
-from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, OutboxRecord, Role, Viewer
+from rayhaul.ledger.base import ApiKey, Batch, IdempotencyRecord, Role, Viewer
+from rayhaul.ledger.deliveries import OutboxRecord
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123000, UTC)
 ANN, BOB = Viewer("ann"), Viewer("bob")

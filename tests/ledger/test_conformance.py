@@ -30,17 +30,8 @@ from rayhaul.errors import InvalidRequest, NotFound
 from rayhaul.job import JobStatus, Priority
 from rayhaul.lease import SessionState
 from rayhaul.ledger import tables
-from rayhaul.ledger.base import (
-    Batch,
-    DisabledReceiver,
-    DisabledWebhook,
-    JobFilter,
-    LedgerConflict,
-    ScalingRecord,
-    Scope,
-    UsageRecord,
-    Viewer,
-)
+from rayhaul.ledger.base import Batch, JobFilter, LedgerConflict, ScalingRecord, Scope, UsageRecord, Viewer
+from rayhaul.ledger.deliveries import DisabledReceiver, DisabledWebhook
 from rayhaul.ledger.store import SqlLedger, open_ledger
 from rayhaul.parts import JobParts
 from rayhaul.settings import LedgerSettings

@@ -17,7 +17,8 @@ from ledger_samples import NOW, OPERATOR, a_message, a_part, a_record, a_session
 from rayhaul.job import Job, JobEvent, JobResult, JobSpec, JobStatus, Metadata
 from rayhaul.lease import SessionState
 from rayhaul.ledger import connect, migrate, read, write
-from rayhaul.ledger.base import Batch, DisabledWebhook, JobFilter, Viewer
+from rayhaul.ledger.base import Batch, JobFilter, Viewer
+from rayhaul.ledger.deliveries import DisabledWebhook
 from rayhaul.ledger.sealing import PLAIN
 from rayhaul.settings import LedgerSettings
 

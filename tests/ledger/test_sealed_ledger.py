@@ -12,7 +12,8 @@ from ledger_samples import ANN, NOW, OPERATOR, a_full_job, a_job, a_message, cha
 
 from rayhaul.job import Job
 from rayhaul.ledger import connect, resealing, tables
-from rayhaul.ledger.base import Batch, DisabledWebhook, JobFilter, OutboxRecord
+from rayhaul.ledger.base import Batch, JobFilter
+from rayhaul.ledger.deliveries import DisabledWebhook, OutboxRecord
 from rayhaul.ledger.resealing import KeyMissing
 from rayhaul.ledger.sealing import KEY_BYTES, Sealer, key_id
 from rayhaul.ledger.store import open_ledger

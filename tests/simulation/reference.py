@@ -20,20 +20,17 @@ from rayhaul.lease import Lease, PartDone, SessionState, UploadSession
 from rayhaul.ledger.base import (
     ApiKey,
     Batch,
-    DeliveryRecord,
     Deposed,
-    DisabledReceiver,
-    DisabledWebhook,
     IdempotencyRecord,
     JobFilter,
     Ledger,
     LedgerConflict,
     LedgerState,
-    OutboxRecord,
     ScalingRecord,
     UsageRecord,
     Viewer,
 )
+from rayhaul.ledger.deliveries import DeliveryRecord, DisabledReceiver, DisabledWebhook, OutboxRecord
 from rayhaul.metrics import JOBS_CREATED, JOBS_FINISHED, Labels
 from rayhaul.parts import JobParts
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from actors.mailbag import BEHIND_MAX, WAITING_MAX, Mailbag, receiver_of
-from rayhaul.ledger.base import OutboxRecord
+from rayhaul.ledger.deliveries import OutboxRecord
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 LATER = NOW + timedelta(hours=5)
