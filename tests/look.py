@@ -30,6 +30,8 @@ async def opened(site: Site, browser: Browser, **context: Any) -> AsyncIterator[
         page = await made.new_page()
         page.on("pageerror", lambda error: broken.append(str(error)))
         await page.goto("/")
+        # It asks first who is signed in, and has no view until that is answered.
+        await expect(page.get_by_role("heading", level=1)).to_be_visible()
         yield page
         await made.close()
         assert broken == []
