@@ -238,7 +238,9 @@ class Meter:
     def observe(self, metric: Metric, value: float, *labels: str, trace_id: str | None = None, times: int = 1) -> None:
         """Note a value, which was seen so many times; `trace_id` is that of a recorded trace it belongs to."""
         key = (metric.name, _checked(metric, labels))
-        counts, total = self._histograms.setdefault(key, ([0] * (len(metric.buckets) + 1), [0.0]))
+        if (histogram := self._histograms.get(key)) is None:
+            histogram = self._histograms[key] = [0] * (len(metric.buckets) + 1), [0.0]
+        counts, total = histogram
         bucket = bisect_left(metric.buckets, value)
         counts[bucket] += times
         total[0] += value * times

@@ -6,6 +6,7 @@ Laws of this file:
 2. The stream of a final job ends after its last event, and a client that has that one already gets 204: stop asking.
 3. A stream ends after a while, so that streams spread over the replicas there are; the client resumes by id.
 4. A client that does not read, hangs up, or whose key is revoked loses its stream and nothing else.
+5. No timer is made for an event: a thousand streams that are told at once would make two thousand.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from rayhaul.job import FINAL, JobStatus
 from rayhaul.ledger.base import Viewer
 from rayhaul.metrics import SSE_EVENT_LAG
 from serve_app.auth import Caller, authorization_of
+from serve_app.deadline import Deadline
 from serve_app.feed import PAGE_EVENTS, Listener, Message
 from serve_app.openapi import event_stream, problems_of
 from serve_app.replica import PathId, Replica, replica_of
@@ -95,24 +97,25 @@ class EventStream(StreamingResponse):
         async with self._replica.feed.listen(self._viewer, self._job_id) as listener:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with asyncio.TaskGroup() as group:
-                talking = group.create_task(self._talk(listener, send))
                 hanging_up = group.create_task(_hang_up(receive))
-                await asyncio.wait({talking, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+                talking = group.create_task(self._talk(listener, send))
+                with Deadline(talking.cancel) as patience, Deadline(listener.wake.set) as silence:
+                    self._patience, self._silence = patience, silence
+                    await asyncio.wait({talking, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
+                if not hanging_up.done():
+                    await _end(send)
                 talking.cancel()
                 hanging_up.cancel()
 
     async def _talk(self, listener: Listener, send: Send) -> None:
-        # A slow client, a vanished one, a ledger out of reach, a revoked key: the stream ends, the client resumes.
-        with suppress(TimeoutError, OSError, RayhaulError):
-            await _write(send, _PREAMBLE)
+        # A vanished client, a ledger out of reach, a revoked key: the stream ends, the client resumes.
+        with suppress(OSError, RayhaulError):
+            await self._write(send, _PREAMBLE)
             while not listener.closed and not self._is_told and self._replica.clock() < self._ends_s:
                 if listener.behind:
                     await self._catch_up(listener, send)
                 else:
                     await self._relay(listener, send)
-        with suppress(TimeoutError, OSError):
-            async with asyncio.timeout(_SEND_TIMEOUT_S):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @property
     def _is_told(self) -> bool:
@@ -131,20 +134,19 @@ class EventStream(StreamingResponse):
     async def _relay(self, listener: Listener, send: Send) -> None:
         """Wait for something new and send it."""
         left_s = max(0.0, self._ends_s - self._replica.clock())
-        try:
-            async with asyncio.timeout(min(self._replica.settings.api.sse_heartbeat_s, left_s)):
-                await listener.wake.wait()
-        except TimeoutError:
-            await _write(send, _HEARTBEAT)
+        self._silence.after(min(self._replica.settings.api.sse_heartbeat_s, left_s))
+        await listener.wake.wait()
         await self._recheck()
         events, progress = listener.take()
+        if not events and not progress:
+            await self._write(send, _HEARTBEAT)
         fresh = [event for event in events if event.seq > self._last_seq]
         await self._send(send, fresh, live=True)
         if self._is_told:
             # A later event of the same commit may still be on its way here (failed, then deadlettered).
             await self._catch_up(listener, send)
         elif progress:
-            await _write(send, b"".join(progress))
+            await self._write(send, b"".join(progress))
 
     async def _recheck(self) -> None:
         """Raises: Unauthorized where the key was revoked or has expired since."""
@@ -155,18 +157,24 @@ class EventStream(StreamingResponse):
     async def _send(self, send: Send, events: Sequence[Message], *, live: bool = False) -> None:
         for begin in range(0, len(events), _WRITE_EVENTS_MAX):
             some = events[begin : begin + _WRITE_EVENTS_MAX]
-            await _write(send, b"".join(event.frame for event in some))
+            await self._write(send, b"".join(event.frame for event in some))
             self._last_seq, self._last_status = some[-1].seq, some[-1].status
             if live:
                 # All count as late as the oldest: each by itself, for each stream, would be most of what sending costs.
                 lag_s = max(0.0, self._replica.clock() - some[0].ts_s)
                 self._replica.meter.observe(SSE_EVENT_LAG, lag_s, times=len(some))
 
-
-async def _write(send: Send, body: bytes) -> None:
-    """Raises: TimeoutError where the client takes nothing; OSError where it is gone."""
-    async with asyncio.timeout(_SEND_TIMEOUT_S):
+    async def _write(self, send: Send, body: bytes) -> None:
+        """Raises: OSError where the client is gone. One that takes nothing loses its stream meanwhile."""
+        self._patience.after(_SEND_TIMEOUT_S)
         await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._patience.lift()
+
+
+async def _end(send: Send) -> None:
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_SEND_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _hang_up(receive: Receive) -> None:

@@ -558,18 +558,30 @@ async def test_an_end_that_comes_in_two_pages_is_told_in_full(site: Site, http: 
 async def test_a_long_page_is_written_piece_by_piece(site: Site) -> None:
     """Whoever does not read has no more waiting for it in this process than one piece: all of it comes, in order."""
     pieces: list[bytes] = []
+    whole = asyncio.Event()
 
     async def send(message: Any) -> None:
-        pieces.append(message["body"])
+        if b"\nevent: " in message.get("body", b""):
+            pieces.append(message["body"])
+            if sum(map(_events_in, pieces)) == 250:
+                whole.set()
+
+    async def receive() -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            await whole.wait()
+        return {"type": "http.disconnect"}
 
     specs = tuple(JobSpec(url="https://files.example/") for _ in range(250))
     await site.plane.submit(Submission(user_id="alice", correlation_id="correlation", specs=specs))
     page = await site.app.state.replica.feed.page(Viewer("alice"), 0, None)
     scope = {"type": "http", "app": site.app, "headers": [], "method": "GET"}
-    told = EventStream(Request(scope), Viewer("alice"), job_id=None, after=0)
-    await told._send(send, page)
-    assert [piece.count(b"\nevent: ") for piece in pieces] == [100, 100, 50]
+    await EventStream(Request(scope), Viewer("alice"), job_id=None, after=0)(scope, receive, send)
+    assert [*map(_events_in, pieces)] == [100, 100, 50]
     assert b"".join(pieces) == b"".join(event.frame for event in page)
+
+
+def _events_in(piece: bytes) -> int:
+    return piece.count(b"\nevent: ")
 
 
 async def test_many_that_catch_up_read_by_turns(site: Site, http: httpx.AsyncClient) -> None:
