@@ -150,8 +150,8 @@ def _lease_failed(draft: Draft, job: Job, lease: Lease, failure: Failure, rules:
     if draft.leases_of_job(job.id) and _is_of_one_stripe(failure):
         stripes.set_back(draft, job, lease.agent, _waits(failure, rules), failure.message)
         draft.count(REQUEUES, failure.code)
-    elif failure.of_agent:
-        _to_another_agent(draft, replace(job, attempt=job.attempt - 1), failure, told)
+    elif failure.of_agent or failure.of_host:
+        _hand_back_uncharged(draft, replace(job, attempt=job.attempt - 1), failure, told)
     else:
         fail_attempt(draft, job, failure, rules, told)
 
@@ -198,8 +198,8 @@ def _probe_failed(draft: Draft, notice: ProbeFailed, rules: Rules) -> bool:
     job = draft.job(notice.job_id)
     if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
         return False
-    if notice.failure.of_agent:
-        _to_another_agent(draft, job, notice.failure, {"stage": "metadata"})
+    if notice.failure.of_agent or notice.failure.of_host:
+        _hand_back_uncharged(draft, job, notice.failure, {"stage": "metadata"})
     else:
         fail_attempt(draft, replace(job, attempt=job.attempt + 1), notice.failure, rules, {"stage": "metadata"})
     return True
@@ -275,11 +275,15 @@ def fail_attempt(draft: Draft, job: Job, failure: Failure, rules: Rules, told: M
     draft.count(REQUEUES, failure.code)
 
 
-def _to_another_agent(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any]) -> None:
-    """Hand a job back, uncharged, for which its agent alone has no room: another one gets it, or it waits."""
+def _hand_back_uncharged(draft: Draft, job: Job, failure: Failure, told: Mapping[str, Any]) -> None:
+    """Hand a job back for which its agent alone has no room, or its host has none for more of us.
+
+    Another agent gets it, or it waits: for an agent, or for its host.
+    """
     draft.heard.parking = parking.ended(draft.heard.parking, job.id, draft.now_s)
     # Whoever kills agents is given to one that has nothing else, full or not.
-    wait_s = (failure.retry_after_s or 0.0) if job.requeues >= SUSPECT_REQUEUES else 0.0
+    waits = failure.of_host or job.requeues >= SUSPECT_REQUEUES
+    wait_s = min(failure.retry_after_s or 0.0, retry.RETRY_AFTER_S_MAX) if waits else 0.0
     at = draft.now + timedelta(seconds=wait_s) if wait_s > 0 else None
     changes: dict[str, Any] = {"attempt": job.attempt, "error": failure, "next_attempt_at": at}
     draft.transition(job, JobEvent.REQUEUED, {**told, **_why(failure)}, **changes)

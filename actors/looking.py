@@ -3,8 +3,7 @@
 Laws of this file:
 1. A request is sent in a turn of its host's gate, as a transfer's are. While a job's owner is asked for a fresh link,
    no turn is held.
-2. A look waits longer for its turn than a transfer: it has nothing that others could go on with, and a failure would
-   cost its job an attempt.
+2. A look waits longer for its turn than a transfer: it keeps no slot of one, and its job would only come again.
 """
 
 from collections.abc import Callable

@@ -11,6 +11,7 @@
     │   ├─ SourceUnreachable* · SourceTimeout* · SourceStalled* · SourceTruncated*
     │   ├─ SourceRefused · SourceNotFound · SourceTooLarge
     │   ├─ SourceBusy* (429, 503) · SourceFailed* (5xx)
+    │   │  └─ HostFull*              our own budget of its host is used up: the job waits, and no attempt is charged
     │   └─ SourceChanged*            validator or length differs: a new session starts from byte 0
     ├─ ChecksumMismatch*             fault: source; what arrived is not what was promised
     ├─ SinkError                     fault: sink, the bucket we write to
@@ -50,6 +51,8 @@ class Failure:
     retry_after_s: float | None = None
     #: It befell the agent that tells it, and says nothing of the job: another agent may do it.
     of_agent: bool = False
+    #: Nobody asked: the host has no connection for the job until others are done with theirs.
+    of_host: bool = False
 
 
 class RayhaulError(Exception):
@@ -58,6 +61,7 @@ class RayhaulError(Exception):
     fault: ClassVar[Fault] = Fault.US
     retryable: ClassVar[bool] = False
     of_agent: ClassVar[bool] = False
+    of_host: ClassVar[bool] = False
 
     def __init__(self, message: str = "", *, retry_after_s: float | None = None, status: int | None = None) -> None:
         self.message = message or (type(self).__doc__ or self.code).strip().splitlines()[0]
@@ -74,6 +78,7 @@ class RayhaulError(Exception):
             retryable=self.retryable,
             retry_after_s=self.retry_after_s,
             of_agent=self.of_agent,
+            of_host=self.of_host,
         )
 
 
@@ -198,6 +203,12 @@ class SourceBusy(SourceError):
     retryable = True
     #: `host:port` of who asks for it, where that may be another one than was to be asked: redirects lead to others.
     host: str | None = None
+
+
+class HostFull(SourceBusy):
+    """The source's host is not to be asked by more of us now."""
+
+    of_host = True
 
 
 class SourceFailed(SourceError):

@@ -5,8 +5,10 @@ Laws of this file:
    waits until there are fewer.
 2. What a host refuses pauses it here at once; that all others hear of it is the scheduler's business. After redirects
    the one that refuses may be another one than bytes come from, or than was asked: then it is told of that one.
-3. Nobody waits for ever: after `WAIT_S_MAX`, a look at metadata later, the source counts as busy, and what follows is
-   as for its own refusal. A lease that has a connection there waits for that one: it moves bytes, or is given up.
+3. Nobody waits for ever: after `WAIT_S_MAX`, a look at metadata later, the job goes back to the queue, where it waits
+   without a slot, and no attempt is charged: nobody was asked. A lease that has a connection there waits for that one:
+   it moves bytes, or is given up.
+4. Whose own request has just been refused was asked for too much: to it, a pause is that refusal (`is_own`).
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 
-from rayhaul.errors import RayhaulError, SourceBusy
+from rayhaul.errors import HostFull, RayhaulError, SourceBusy
 from rayhaul.origins import HostGrant, HostUse, host_of
 
 #: Longest wait for a connection within one try. A longer pause needs no slot: the job waits in the queue.
@@ -23,6 +25,11 @@ WAIT_S_MAX = 60.0
 _ROUND_S = 5.0
 #: Hosts that are remembered in one process beyond those of its leases.
 _GATES_MAX = 1000
+
+
+def is_own(refused_at_s: float, now_s: float) -> bool:
+    """Whether it is for a refusal of its own, then, that somebody has no turn now."""
+    return now_s - refused_at_s < WAIT_S_MAX
 
 
 class HostGate:
@@ -72,8 +79,8 @@ class HostGate:
         `way`: the host that requests begin at, which only leads here, and is waited for by itself (`rested`): what that
         one refuses, this one has not. Where redirects lead from here nobody knows: a refusal there is taken for both's.
         `has_another`: whether who waits has a connection here by now, and so need not be told that there is none.
-        Raises: SourceBusy where there is none for `wait_s_max` (None: `WAIT_S_MAX`), or the host pauses for longer than
-        `WAIT_S_MAX`. One out of the block is that of the host that it names.
+        Raises: HostFull where there is none for `wait_s_max` (None: `WAIT_S_MAX`), or the host pauses for longer than
+        `WAIT_S_MAX`. A SourceBusy out of the block is that of the host that it names.
         """
         if not self.is_free:
             await self._wait(waiting, WAIT_S_MAX if wait_s_max is None else wait_s_max, has_another)
@@ -93,10 +100,10 @@ class HostGate:
             self._wake()
 
     async def rested(self, waiting: Callable[[], None]) -> None:
-        """Return once the host does not pause any more. Raises: SourceBusy where that is longer than `WAIT_S_MAX`."""
+        """Return once the host does not pause any more. Raises: HostFull where that is longer than `WAIT_S_MAX`."""
         while (pause_s := self._pause_s()) > 0:
             if pause_s > WAIT_S_MAX:
-                raise SourceBusy(f"{self.host} asked to be left alone.", retry_after_s=pause_s)
+                raise HostFull(f"{self.host} asked to be left alone.", retry_after_s=pause_s)
             waiting()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(_ROUND_S, pause_s)):
@@ -159,7 +166,7 @@ class HostGate:
             if has_another():
                 until_s = now_s + wait_s_max
             if now_s + max(0.0, pause_s) > until_s or now_s >= until_s or pause_s > WAIT_S_MAX:
-                raise SourceBusy(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
+                raise HostFull(f"{self.host} bears no more connections now.", retry_after_s=max(0.0, pause_s))
             waiting()
             round_s = min(_ROUND_S, until_s - now_s, pause_s if pause_s > 0 else _ROUND_S)
             with suppress(TimeoutError):

@@ -6,7 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Protocol, TypeVar
 
-from rayhaul.errors import AgentFull, ChecksumMismatch, LeaseLost, RayhaulError, SinkError, SourceChanged, UploadLost
+from rayhaul.errors import (
+    AgentFull,
+    ChecksumMismatch,
+    HostFull,
+    LeaseLost,
+    RayhaulError,
+    SinkError,
+    SourceChanged,
+    UploadLost,
+)
 from rayhaul.lease import PartDone, UploadSession
 from rayhaul.metrics import SINK_RETRIES_EXHAUSTED, Meter
 from rayhaul.policy.retry import HELD_WAIT_S_MAX, RetryBudget, wait_s
@@ -18,8 +27,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Another try within the lease cannot cure these: the source is another file, the upload or the lease is gone, or the
-#: agent has no room, and the job is for another one.
-ENDS_LEASE = (AgentFull, ChecksumMismatch, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
+#: agent has no room, and the job is for another one, or the source's host has none, and it waits without a slot.
+ENDS_LEASE = (AgentFull, ChecksumMismatch, HostFull, LeaseLost, RangeIgnored, SourceChanged, UploadLost)
 
 
 class LeaseControl(Protocol):
@@ -158,6 +167,9 @@ def weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
             return 0
         if isinstance(error, LeaseLost):
             return 1
+        if isinstance(error, HostFull):
+            # It says nothing of the job, as all others do.
+            return 5
         if isinstance(error, ENDS_LEASE):
             return 2
         return 4 if error.retryable else 3

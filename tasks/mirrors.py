@@ -14,8 +14,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
 
-from rayhaul.errors import RayhaulError, SourceChanged, SourceError
+from rayhaul.errors import HostFull, RayhaulError, SourceBusy, SourceChanged, SourceError
 from rayhaul.job import MIRRORS_MAX, Metadata
 from rayhaul.lease import TransferOrder
 from rayhaul.metrics import SOURCES_LEFT_OUT, Meter
@@ -24,7 +25,7 @@ from rayhaul.policy import mirrors as policy
 from rayhaul.policy.mirrors import Match, Standing
 from rayhaul.redaction import redacted
 from rayhaul.settings import SourceSettings
-from tasks.gates import Gates, HostGate
+from tasks.gates import Gates, HostGate, is_own
 from tasks.lease_control import LeaseControl
 from tasks.links import Link, Links, Refresh
 from tasks.pace import Line
@@ -86,6 +87,8 @@ class Supply:
         self.looks_count = 0
         #: Connections of its host that this order has.
         self._turns_count = 0
+        #: When it refused a request of this order.
+        self._refused_at_s = -inf
         #: What it failed with last.
         self.error: RayhaulError | None = None
 
@@ -111,15 +114,29 @@ class Supply:
 
     @asynccontextmanager
     async def turn(self, control: LeaseControl) -> AsyncIterator[None]:
-        """Hold one of its host's connections."""
+        """Hold one of its host's connections. Raises: HostFull; SourceBusy where it has just refused this order."""
         if self.gate is None:
             yield
             return
+        clock = asyncio.get_running_loop().time
+        try:
+            async with self._turn_at(self.gate, control):
+                yield
+        except HostFull as full:
+            if is_own(self._refused_at_s, clock()):
+                raise SourceBusy(full.message, retry_after_s=full.retry_after_s) from full
+            raise
+        except SourceBusy:
+            self._refused_at_s = clock()
+            raise
+
+    @asynccontextmanager
+    async def _turn_at(self, gate: HostGate, control: LeaseControl) -> AsyncIterator[None]:
         first = self._first_gate
         if first is not None:
             await first.rested(lambda: control.doing(AT_GATE))
         way = None if first is None else first.host
-        async with self.gate.turn(lambda: control.doing(AT_GATE), way=way, has_another=lambda: self._turns_count > 0):
+        async with gate.turn(lambda: control.doing(AT_GATE), way=way, has_another=lambda: self._turns_count > 0):
             control.doing("moving bytes")
             self._turns_count += 1
             try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from control_rig import HandAgent, Rig, rig_with
 
-from rayhaul.errors import AgentFull, Failure, SourceBusy
+from rayhaul.errors import AgentFull, Failure, HostFull, SourceBusy
 from rayhaul.job import JobStatus
 
 FULL = AgentFull("The scratch disk of this agent has no room now.", retry_after_s=30).failure()
@@ -80,8 +80,30 @@ async def test_a_look_goes_to_another_agent() -> None:
         assert ((await rig.job(job_id)).attempt, len(full.probes)) == (0, 0)
 
 
-@pytest.mark.parametrize("failure", [FULL, SourceBusy().failure()], ids=["full", "busy"])
-async def test_only_an_agent_s_own_trouble_costs_nothing(failure: Failure) -> None:
+@pytest.mark.parametrize("of_look", [True, False], ids=["look", "lease"])
+async def test_a_host_that_has_no_room_for_more_is_waited_for(*, of_look: bool) -> None:
+    """Nobody asked it: no attempt is used up, however often, and each time the job waits as long as the host said."""
+    async with rig_with(transfer={"attempts_max": 2}) as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.submit() if of_look else await rig.running()
+        await rig.tick()
+        for _ in range(4):
+            if of_look:
+                agent.tell_not_found(agent.probes[0], HostFull(retry_after_s=90).failure())
+            else:
+                agent.tell_failed(agent.order_of(job_id), HostFull(retry_after_s=90).failure())
+            await rig.beat()
+            await rig.live(80)
+            job = await rig.job(job_id)
+            assert (job.status, job.attempt, agent.held) == (JobStatus.QUEUED, 0, {})
+            await rig.live(20)
+            assert [*agent.job_ids, *(order.context.job_id for order in agent.probes)] == [job_id]
+
+
+@pytest.mark.parametrize(
+    "failure", [FULL, HostFull().failure(), SourceBusy().failure()], ids=["full", "host full", "busy"]
+)
+async def test_only_what_says_nothing_of_the_job_costs_nothing(failure: Failure) -> None:
     """A source that is busy is so for every agent: that is an attempt."""
     async with rig_with() as rig:
         await rig.begin(2)
@@ -89,4 +111,4 @@ async def test_only_an_agent_s_own_trouble_costs_nothing(failure: Failure) -> No
         agent = rig.holder(job_id)
         agent.tell_failed(agent.order_of(job_id), failure)
         await rig.live(60)
-        assert (await rig.job(job_id)).attempt == (1 if failure is FULL else 2)
+        assert (await rig.job(job_id)).attempt == (2 if failure.code == SourceBusy.code and not failure.of_host else 1)

@@ -10,7 +10,7 @@ from lease_bench import PART, Bench, Control, Side, running, through
 from origin import Origin
 
 from actors.holding import Held
-from rayhaul.errors import SourceBusy
+from rayhaul.errors import HostFull
 from rayhaul.lease import TransferOrder
 from rayhaul.origins import HostGrant, host_of
 from serve_app.seaweed import Seaweed
@@ -83,7 +83,7 @@ async def test_who_leads_on_rests(bench: Bench, door: Origin) -> None:
     assert bench.gates is not None
     bench.gates.on_the_way(door.host_port).refuse(WAIT_S_MAX + 60)
     control = Control()
-    busy = await bench.fails(order, SourceBusy, control)
+    busy = await bench.fails(order, HostFull, control)
     assert (busy.retry_after_s or 0.0) > WAIT_S_MAX
     assert door.requests == []
     await bench.abort(control)

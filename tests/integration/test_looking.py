@@ -9,7 +9,7 @@ from origin import Origin
 
 from actors import looking
 from actors.looking import Looking
-from rayhaul.errors import SourceBusy
+from rayhaul.errors import HostFull, SourceBusy
 from rayhaul.lease import JobContext, ProbeOrder
 from rayhaul.origins import HostGrant, Source
 from rayhaul.settings import Settings
@@ -79,7 +79,7 @@ async def test_a_look_waits_longer_than_a_transfer(looker: Looker, monkeypatch: 
     assert (await look).size_bytes == SIZE
     monkeypatch.setattr(looking, "LOOK_WAIT_S_MAX", 0.05)
     looker.gates.take([looker.grant(0, version=3)])
-    with pytest.raises(SourceBusy):
+    with pytest.raises(HostFull):
         await looker.looking.look(order)
     assert len(looker.origin.requests) == 1
     (use,) = looker.gates.uses({order.grant.host} if order.grant else ())

@@ -9,11 +9,15 @@ import pytest_asyncio
 from lease_bench import PART, Bench, Control, Side, running
 from origin import content_sha256
 
-from rayhaul.errors import SourceBusy
-from rayhaul.origins import HostGrant
+from rayhaul.errors import HostFull, SourceBusy
+from rayhaul.lease import JobContext
+from rayhaul.origins import HostGrant, Source
 from serve_app.seaweed import Seaweed
 from tasks import gates
 from tasks.gates import Gates
+from tasks.links import Link, Links
+from tasks.mirrors import AT_GATE, Supply
+from tasks.pace import Line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,7 +52,7 @@ async def test_parts_wait_for_their_own_lease(bench: Bench, checksum: str | None
 
 
 async def test_others_are_not_waited_for(bench: Bench) -> None:
-    """A lease that has no connection there gives its slot back in time."""
+    """A lease that has no connection there gives its slot back in time, having tried nothing."""
     order = await bench.order(SIZE)
     granted = HostGrant(host=bench.origin.host_port, connections=1, version=1)
     assert bench.gates is not None
@@ -56,5 +60,49 @@ async def test_others_are_not_waited_for(bench: Bench) -> None:
     assert gate is not None
     control = Control()
     async with gate.turn(lambda: None):
-        await bench.fails(replace(order, grant=granted), SourceBusy, control)
+        await bench.fails(replace(order, grant=granted), HostFull, control)
+    assert set(control.doings) == {AT_GATE}
+    assert bench.origin.requests == []
     await bench.abort(control)
+
+
+async def test_a_refusal_of_its_own_is_one(bench: Bench) -> None:
+    """A lease that was itself told to go away was refused, whatever its other lanes hear of the pause."""
+    order = await bench.order(SIZE, faults={"status": 429, "retry_after": "600"})
+    granted = HostGrant(host=bench.origin.host_port, connections=1, version=1)
+    control = Control()
+    refused = await bench.fails(replace(order, grant=granted), SourceBusy, control)
+    assert refused.retry_after_s == pytest.approx(600, abs=5)
+    await bench.abort(control)
+    # The next one is not asked to bear what this one did.
+    full = await bench.fails(replace(order, grant=granted), HostFull, control)
+    assert full.retry_after_s == pytest.approx(600, abs=5)
+    assert len(bench.ranges()) == 1
+
+
+async def test_the_next_turn_after_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortly after its own refusal, an order is told of the pause as of a refusal; later it is only in the way."""
+    url = "http://127.0.0.1:1/file"
+    supply = Supply(
+        Source(index=0, url=url),
+        Links(Link(url), context=JobContext(job_id="job_1", user_id="alice", correlation_id="c")),
+        lambda _url: pytest.fail("nothing is asked here"),
+        gate=Gates(time.monotonic).of(HostGrant(host="127.0.0.1:1", connections=1, version=1)),
+        line=Line({}),
+        pin=None,
+    )
+
+    async def take_a_turn(error: Exception | None = None) -> None:
+        async with supply.turn(Control()):
+            if error is not None:
+                raise error
+
+    with pytest.raises(SourceBusy):
+        await take_a_turn(SourceBusy(retry_after_s=600))
+    with pytest.raises(SourceBusy) as caught:
+        await take_a_turn()
+    assert type(caught.value) is SourceBusy
+    assert caught.value.retry_after_s == pytest.approx(600, abs=5)
+    monkeypatch.setattr(gates, "WAIT_S_MAX", 0.0)
+    with pytest.raises(HostFull):
+        await take_a_turn()

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from actors.hosts import Hosts
-from rayhaul.errors import SourceBusy
+from rayhaul.errors import HostFull, SourceBusy
 from rayhaul.origins import HostGrant, HostUse
 from rayhaul.settings import HostsSettings
 from tasks import gates
@@ -102,18 +102,18 @@ async def test_a_refusal_pauses_the_host_here() -> None:
     with suppress(asyncio.CancelledError):
         await waiting
     gate.take(grant(8, 2, pause_s=gates.WAIT_S_MAX + 10))
-    with pytest.raises(SourceBusy) as caught:
+    with pytest.raises(HostFull) as caught:
         await hold(gate, asyncio.Event())
     assert caught.value.retry_after_s == pytest.approx(gates.WAIT_S_MAX + 10)
     assert gate.use().refused_ago_s == pytest.approx(30.1), "our own refusal is not the host's"
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the host has nothing for a lease for long, the lease hears that its source is busy."""
+    """Where the host has nothing for a lease for long, the lease hears that."""
     monkeypatch.setattr(gates, "WAIT_S_MAX", 0.05)
     gate = HostGate(HOST, asyncio.get_running_loop().time)
     gate.take(grant(0, 1))
-    with pytest.raises(SourceBusy):
+    with pytest.raises(HostFull):
         await hold(gate, asyncio.Event())
     assert gate.use().refused_ago_s is None
 
