@@ -28,7 +28,7 @@ from actors.crossing import as_value
 from actors.decisions import Rules
 from actors.mirror import Mirror
 from actors.prober import Prober
-from actors.process import EXIT_DEPOSED, EXIT_SUPERSEDED, again_and_again, begin_process, for_life
+from actors.process import EXIT_DEPOSED, EXIT_SUPERSEDED, again_and_again, begin_process, for_life, settle
 from actors.remote import RemoteScheduler
 from actors.scheduler import Scheduler
 from rayhaul.alert_file import Definitions, read_definitions
@@ -118,6 +118,8 @@ class SchedulerActor:
             except Unavailable as error:
                 logger.warning("the ledger cannot be read yet: %s", error.message)
                 await asyncio.sleep(1)
+        # All jobs that are open.
+        settle()
         telling = asyncio.get_running_loop().create_task(self._tell_ray())
         try:
             await self._scheduler.run()

@@ -26,6 +26,7 @@ from typing import Any
 
 from actors.decisions import Rules
 from actors.ports import Submission
+from actors.process import settle
 from actors.scheduler import Scheduler
 from bench import queue_alone
 from bench.instant_agents import InstantAgents
@@ -167,6 +168,8 @@ async def _run(jobs_count: int, ledger: SqlLedger, settings: Settings) -> Run:
         new_id=new_id,
     )
     await scheduler.start()
+    # As the scheduler's actor does.
+    settle()
     turning = asyncio.create_task(scheduler.run())
     cpu_began_s, began_s = time.process_time(), time.perf_counter()
     await _submit(scheduler, jobs_count)

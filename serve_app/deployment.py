@@ -14,6 +14,7 @@ from ray.serve.schema import LoggingConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.log_files import ClusterLines, NodeLines, joined, read_directory, session_directory
+from actors.process import settle
 from actors.runtime import RayScheduler, start_scheduler, tell_metrics
 from rayhaul import log
 from rayhaul.errors import ServiceError, Unavailable
@@ -73,6 +74,7 @@ class Api:
         meter = self._app.state.replica.meter
         self._telling = asyncio.get_running_loop().create_task(tell_metrics(replica, meter))
         self._tracer = self._app.state.replica.tracer
+        settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app
