@@ -11,6 +11,8 @@ Laws of this file:
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: Of one grant: a claim holds at most so much more than it has bytes for.
 STEP_BYTES = 1024 * 1024
@@ -71,9 +73,20 @@ class ByteBudget:
         self.used_bytes = 0
         #: The most that ever were in use.
         self.peak_bytes = 0
+        #: What all rows want together.
+        self.rows_bytes = 0
         #: Those that hold something.
         self._claims: set[Claim] = set()
         self._waiting: deque[tuple[Claim, int, asyncio.Future[None]]] = deque()
+
+    @contextmanager
+    def row(self, wanted_bytes: int) -> Iterator[Row]:
+        """Have a row of buffers, for the time of the block."""
+        self.rows_bytes += wanted_bytes
+        try:
+            yield Row(wanted_bytes)
+        finally:
+            self.rows_bytes -= wanted_bytes
 
     def claim(self, wanted_bytes: int, row: Row | None = None) -> Claim:
         """Return a claim that has nothing yet; `row`: what it waits for its turn in."""

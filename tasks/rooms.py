@@ -46,15 +46,19 @@ class Rooms:
     def in_a_row(self, part_bytes: int, *, ahead_max: int) -> Iterator[int]:
         """Give how many parts may be read at once, for the time of the block, that are given back one after the other.
 
-        There is room for one more, which is sent, and a hedge, within half of all memory.
+        There is room for one more, which is sent, and a hedge, within half of all memory, and within what other leases
+        leave that do the same: then none waits until another one's file is whole. Without room for that, parts are
+        read one by one.
         """
-        ahead_count = min(ahead_max, self._memory.bytes_max // 2 // part_bytes - _BESIDE)
-        if ahead_count > 1:
-            self._row = Row((ahead_count + _BESIDE) * part_bytes)
-        try:
-            yield max(1, ahead_count)
-        finally:
-            self._row = None
+        free_bytes = min(self._memory.bytes_max // 2, self._memory.bytes_max - self._memory.rows_bytes)
+        ahead_count = min(ahead_max, free_bytes // part_bytes - _BESIDE)
+        has_row = ahead_count > 1
+        with self._memory.row((ahead_count + _BESIDE) * part_bytes if has_row else part_bytes) as row:
+            self._row = row if has_row else None
+            try:
+                yield max(1, ahead_count)
+            finally:
+                self._row = None
 
     def room(self, bytes_count: int) -> Claim:
         """Return a claim to so many bytes, of which it has none yet; `free` it, or `free_all` at the end."""

@@ -228,7 +228,8 @@ class _Transfer:
         if plan.parts_count > 1:
             self._intake.begin_to_look()
         # One connection stands by.
-        with self.rooms.in_a_row(plan.part_bytes, ahead_max=self._order.connections - 1) as ahead_count:
+        ahead_max = min(self._order.connections - 1, plan.parts_count)
+        with self.rooms.in_a_row(plan.part_bytes, ahead_max=ahead_max) as ahead_count:
             parts = self._fetched(plan, ahead_count=ahead_count)
             async with self._lanes.standing_by(), aclosing(parts):
                 await self._place_all(parts)

@@ -5,6 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -36,7 +37,7 @@ from rayhaul.metrics import SINK_REQUESTS
 from rayhaul.policy.planning import expected_checksum
 from rayhaul.settings import MIB
 from serve_app.seaweed import Seaweed
-from tasks.budget import ByteBudget
+from tasks.budget import ByteBudget, Row
 from tasks.checksum import crc32c_text, crc_text
 from tasks.lanes import Lanes
 from tasks.marks import undo
@@ -558,6 +559,23 @@ async def test_what_is_hashed_in_order_is_read_side_by_side(
     assert bench.ranges() == list(range(1, 9))
     assert bench.memory.peak_bytes <= (at_once + 1) * PART
     assert control.bytes_done == 8 * PART
+
+
+async def test_no_more_is_read_side_by_side_than_the_file_has(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else short files would leave one another no memory to read ahead in."""
+    wanted: list[int] = []
+    row = ByteBudget.row
+
+    def seen(self: ByteBudget, wanted_bytes: int) -> AbstractContextManager[Row]:
+        wanted.append(wanted_bytes)
+        return row(self, wanted_bytes)
+
+    monkeypatch.setattr(ByteBudget, "row", seen)
+    order = replace(await bench.order(2 * PART), connections=8, checksum=checksum_of("sha256", 2 * PART))
+    await bench.check(order, await bench.run(order), 2 * PART)
+    # The two, what is sent, and a hedge.
+    assert wanted == [4 * PART]
+    assert bench.memory.rows_bytes == 0
 
 
 async def test_parts_of_which_it_is_not_known_are_sent_again(bench: Bench) -> None:

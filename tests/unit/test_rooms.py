@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -89,6 +90,26 @@ async def test_a_hedge_waits_for_no_memory() -> None:
 
 async def _pieces() -> AsyncIterator[bytes]:
     yield b"abcd"
+
+
+async def test_what_is_read_ahead_keeps_no_lease_from_its_next_part() -> None:
+    """Six leases wait for connections for their next parts, and hold what they may have read behind those by then."""
+    memory = ByteBudget(16 * 4)
+    control: Any = Told()
+    with ExitStack() as rows:
+        leases = [Rooms(memory, control) for _ in range(6)]
+        for rooms in leases:
+            ahead_count = rows.enter_context(rooms.in_a_row(4, ahead_max=3))
+            for _ in range(ahead_count - 1):
+                await rooms.grow(rooms.room(4), 4, waits=False)
+        ahead_bytes = memory.used_bytes
+        for rooms in leases:
+            await rooms.grow(rooms.room(4), 4, waits=False)
+        assert ahead_bytes == 3 * 2 * 4, "three have room to read ahead"
+    for rooms in leases:
+        rooms.free_all()
+    with leases[1].in_a_row(4, ahead_max=3) as ahead_count:
+        assert ahead_count == 3, "rows that are over are counted"
 
 
 @pytest.mark.parametrize(("what", "moved_at_s"), [(AT_MEMORY, 9.0), ("moving bytes", 1.0)])
