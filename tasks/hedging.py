@@ -13,7 +13,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Self
@@ -54,10 +54,22 @@ class Feed(Overheard):
     """The bytes of one try of a part: those of its own request, until a hedge has brought them all."""
 
     def __init__(
-        self, flow: Flow, *, reading: Reading, first_byte: int, end_byte: int, idle_s_max: float | None
+        self,
+        flow: Flow,
+        *,
+        reading: Reading,
+        first_byte: int,
+        end_byte: int,
+        idle_s_max: float | None,
+        grow: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """`idle_s_max`: longest pause of the source, where they go straight into an upload; None: into memory."""
+        """`idle_s_max`: longest pause of the source, where they go straight into an upload; None: into memory.
+
+        `grow`: waits for room for so many bytes in all. That wait ends as well where a hedge is whole: what is waited
+        for may be what the hedge has.
+        """
         self._flow = flow
+        self._grow = grow
         self.reading = reading
         self.first_byte = first_byte
         self.end_byte = end_byte
@@ -130,13 +142,15 @@ class Feed(Overheard):
             try:
                 async with asyncio.timeout(self._idle_s_max) as self._watch:
                     piece = await anext(self._flow)
+                    self.given_bytes += len(piece)
+                    if self._grow is not None:
+                        await self._grow(self.given_bytes)
             except TimeoutError:
                 if self.hedge is None:
                     raise UploadIdle from None
             except SourceError as error:
                 broken = error
             else:
-                self.given_bytes += len(piece)
                 self._given_at_s = asyncio.get_running_loop().time()
                 return piece
             finally:

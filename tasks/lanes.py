@@ -11,7 +11,7 @@ Laws of this file:
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -148,7 +148,8 @@ class Lanes:
         try:
             with child("read", Kind.CLIENT, {"bytes": wanted.bytes_count}):
                 async with wanted.reading.range(wanted.first_byte, wanted.end_byte) as flow:
-                    with self._hedges.watched(wanted.number, _feed(wanted, flow, None)) as feed:
+                    grow = partial(self._rooms.grow, room)
+                    with self._hedges.watched(wanted.number, _feed(wanted, flow, None, grow)) as feed:
                         data = await self._rooms.joined(feed, room)
         except BaseException:
             self._rooms.free(room)
@@ -181,11 +182,14 @@ class Lanes:
         return True
 
 
-def _feed(wanted: _Range, flow: Flow, idle_s_max: float | None) -> Feed:
+def _feed(
+    wanted: _Range, flow: Flow, idle_s_max: float | None, grow: Callable[[int], Awaitable[None]] | None = None
+) -> Feed:
     return Feed(
         flow,
         reading=wanted.reading,
         first_byte=wanted.first_byte,
         end_byte=wanted.end_byte,
         idle_s_max=idle_s_max,
+        grow=grow,
     )

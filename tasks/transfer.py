@@ -349,9 +349,14 @@ class _Transfer:
         return _Part(data, room, is_last, source)
 
     async def _fetch_whole(self, reading: Reading, room: Claim) -> bytearray:
-        with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):
-            async with reading.whole() as body:
-                return await self.rooms.joined(body, room)
+        try:
+            with child("read", Kind.CLIENT, {"bytes": self._order.pin.size_bytes}):
+                async with reading.whole() as body:
+                    return await self.rooms.joined(body, room)
+        except BaseException:
+            # The next try may be a minute away.
+            room.release()
+            raise
 
     async def _hash(self, data: bytearray) -> None:
         if self._hasher.needs_order:

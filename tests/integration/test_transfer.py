@@ -578,6 +578,20 @@ async def test_no_more_is_read_side_by_side_than_the_file_has(bench: Bench, monk
     assert bench.memory.rows_bytes == 0
 
 
+async def test_bytes_that_are_gone_hold_no_memory(bench: Bench) -> None:
+    """Not even until a file that goes up in one PUT is asked for again, which may be a minute later."""
+    held: list[int] = []
+
+    class Waiting(Control):
+        def doing(self, what: str) -> None:
+            if what == "waiting to try again":
+                held.append(bench.memory.used_bytes)
+
+    order = await bench.order(MIB - 1, faults={"truncate_after": MIB // 2, "faults_max": 1})
+    await bench.check(order, await bench.run(order, Waiting()), MIB - 1)
+    assert held == [0]
+
+
 async def test_parts_of_which_it_is_not_known_are_sent_again(bench: Bench) -> None:
     """An earlier attempt that did not compute what is to be compared now is not built on."""
     order, _ = await interrupted(bench, lose_at="after 2 parts")
