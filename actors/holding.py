@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from rayhaul.lease import AbortOrder, Order, PartDone, ProbeOrder, SweepOrder, TransferOrder
 from rayhaul.origins import host_of
 from rayhaul.report import COMMITTING, LeaseProgress
+from tasks.intake import AT_AGENT
 from tasks.mirrors import AT_GATE
 from tasks.pace import Rate
 from tasks.rooms import AT_MEMORY
@@ -80,7 +81,7 @@ class Held:
 
         Nor does a lease that waits for a connection, or for memory: nothing is wrong with it.
         """
-        if what == COMMITTING != self.doing or what in {AT_GATE, AT_MEMORY}:
+        if what == COMMITTING != self.doing or what in {AT_GATE, AT_AGENT, AT_MEMORY}:
             self.moved_at_s = now_s
         self.doing = what
 

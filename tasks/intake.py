@@ -1,8 +1,8 @@
 """What one order reads from its sources: at its paces, counted as progress, by a fresh link where one has expired."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,11 @@ from tasks.transports import Transports
 
 #: Opens a body at a link, by the transport of its URL; it must show the version that is pinned of its source.
 OpenAt = Callable[[Callable[[str], Transport], Link, Metadata], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+
+#: What a lease does that waits: others of its agent have the connections.
+AT_AGENT = "waiting for a connection of its agent"
+#: Well below the time after which a lease without progress is given up.
+_TELL_EVERY_S = 5.0
 
 #: Failures after which another source may still bring the bytes.
 _OF_ONE_SOURCE = (SourceError, EgressDenied, AgentFull)
@@ -62,6 +67,28 @@ class Intake:
     def stored(self) -> StoredObject | None:
         """The object in our own store that is the main source; None of any other source. Raises: EgressDenied."""
         return self._transports.stored(self.supplies.main.links.current.url)
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Say now and then, where the agent has no connection left for the one that the block opens."""
+        if not self._transports.are_full:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        telling: asyncio.TimerHandle
+
+        def tell() -> None:
+            nonlocal telling
+            if self._transports.are_full:
+                self.control.doing(AT_AGENT)
+            telling = loop.call_later(_TELL_EVERY_S, tell)
+
+        telling = loop.call_later(0, tell)
+        try:
+            yield
+        finally:
+            telling.cancel()
+        self.control.doing("moving bytes")
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         """Hold one of the main source's connections."""
@@ -162,7 +189,8 @@ class Reading:
             try:
                 async with AsyncExitStack() as stack:
                     await stack.enter_async_context(supply.turn(self._control))
-                    flow.begin(await _opened(stack, supply, open_at))
+                    with self._intake.opening():
+                        flow.begin(await _opened(stack, supply, open_at))
                     yield flow
             except BaseException as error:
                 self._control.progress(-flow.bytes_counted)

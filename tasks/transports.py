@@ -44,6 +44,7 @@ class Transports:
         `peeks`: where small files wait that come along with looks; None: none come.
         `lacks_torrents`: they are switched on, but this machine has no library for them.
         """
+        self._client = client
         self._plain = HttpTransport(client, peeks)
         self._metalink = _metalink(client, self._plain, self._by_plain)
         described = self._metalink or _Undescribed(self._plain, describes, "metalink")
@@ -84,6 +85,11 @@ class Transports:
             await self._bucket.aclose()
         if self._torrents is not None:
             await self._torrents.aclose()
+
+    @property
+    def are_full(self) -> bool:
+        """Whether who opens a connection to a source has to wait until others have closed theirs."""
+        return self._client.slots.locked()
 
     def by(self, url: str) -> Transport:
         """Raises: SourceRefused where this machine lacks a library for it."""

@@ -1,20 +1,22 @@
 """A lease whose host bears fewer connections than it could use: its parts wait for one another, and none fails."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from lease_bench import PART, Bench, Control, Side, running
+from lease_bench import PART, Bench, Control, Side, running, through
 from origin import content_sha256
 
 from rayhaul.errors import HostFull, SourceBusy
 from rayhaul.lease import JobContext
 from rayhaul.origins import HostGrant, Source
 from serve_app.seaweed import Seaweed
-from tasks import gates
+from tasks import gates, intake
 from tasks.gates import Gates
+from tasks.intake import AT_AGENT
 from tasks.links import Link, Links
 from tasks.mirrors import AT_GATE, Supply
 from tasks.pace import Line
@@ -49,6 +51,26 @@ async def test_parts_wait_for_their_own_lease(bench: Bench, checksum: str | None
     await bench.check(order, result, SIZE)
     assert bench.ranges() == [1, 2, 3, 4, 5, 6]
     assert control.bytes_done == SIZE
+
+
+async def test_waiting_for_the_agent_s_own_connections_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than once while it lasts: however slow the sources of other leases are, this one does not stand still."""
+    monkeypatch.setattr(intake, "_TELL_EVERY_S", 0.01)
+    order = await bench.order(SIZE)
+    control = Control()
+    async with through(bench), asyncio.TaskGroup() as group:
+        slots = bench.client.slots
+        for _ in range(4):
+            await slots.acquire()
+        running = group.create_task(bench.run(order, control))
+        async with asyncio.timeout(30):
+            while control.doings.count(AT_AGENT) <= order.connections:
+                await asyncio.sleep(0.01)
+        assert bench.origin.requests == []
+        for _ in range(4):
+            slots.release()
+        await bench.check(order, await running, SIZE)
+    assert control.doings[-1] == "moving bytes"
 
 
 async def test_others_are_not_waited_for(bench: Bench) -> None:

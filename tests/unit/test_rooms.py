@@ -12,6 +12,7 @@ import tasks.rooms
 from actors.holding import Held
 from tasks.budget import ByteBudget
 from tasks.hashing import hashed
+from tasks.intake import AT_AGENT
 from tasks.rooms import AT_MEMORY, OutOfRoom, Rooms
 
 
@@ -112,7 +113,7 @@ async def test_what_is_read_ahead_keeps_no_lease_from_its_next_part() -> None:
         assert ahead_count == 3, "rows that are over are counted"
 
 
-@pytest.mark.parametrize(("what", "moved_at_s"), [(AT_MEMORY, 9.0), ("moving bytes", 1.0)])
+@pytest.mark.parametrize(("what", "moved_at_s"), [(AT_MEMORY, 9.0), (AT_AGENT, 9.0), ("moving bytes", 1.0)])
 def test_who_waits_does_not_stand_still(what: str, moved_at_s: float) -> None:
     """Its patience begins anew each time that it says so."""
     order: Any = None
