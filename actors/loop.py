@@ -196,7 +196,8 @@ class Loop:
             self._watch.write(draft)
             batch = draft.seal(self._leader_epoch)
             await self._commit(batch, is_urgent=bool(draft.revokes) or any(has_weight(*told) for told in answers))
-        except (InvalidRequest, Poisoned):
+        except BaseException:
+            # Nothing of it is done by a later turn, which may be one that decides nothing.
             self._dispatch.put_back(draft)
             self._scaler.put_back()
             raise

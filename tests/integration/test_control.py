@@ -271,6 +271,21 @@ async def test_a_failed_commit_costs_no_lease() -> None:
         assert (job.status, job.requeues) == (JobStatus.DOWNLOADING, 0)
 
 
+async def test_what_a_failed_turn_decided_is_not_done_later() -> None:
+    """A scheduler that is told to rest after it starts nothing: no look, and no agent in place of one that left."""
+    async with rig_with(scaling={"agents_min": 2}) as rig:
+        agent, other = await rig.begin(2)
+        await rig.submit()
+        rig.seam.fail["commit"] = Unavailable("the disk is full")
+        with pytest.raises(Unavailable):
+            await rig.call(other.say(leaving=True))
+        rig.seam.fail.clear()
+        await rig.scheduler.rest()
+        asked_for = list(rig.pool.added)
+        await rig.tick()
+        assert (agent.probes, rig.pool.added) == ([], asked_for)
+
+
 async def test_orders_that_can_not_be_made_cost_no_turn() -> None:
     """A read that fails after the commit takes nothing back: its lease is sent again later, uncharged."""
     async with rig_with() as rig:
