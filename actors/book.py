@@ -185,6 +185,11 @@ class Book:
     def leases_held(self, agent: str) -> list[Lease]:
         return [self.leases[lease_id] for lease_id in sorted(self.leases_of_agent.get(agent, ()))]
 
+    def wait_to_send(self, lease_id: str, now_s: float) -> None:
+        """Let its time to arrive, and to move, begin anew: that it is not sent yet is nothing against its agent."""
+        self.leased_at_s[lease_id] = now_s
+        self.watches[lease_id] = Watch(now_s)
+
     def shift(self, by_s: float) -> None:
         """Move on the times of what was heard and sent: nobody is blamed for our pause, or for a clock that was set."""
         for record in self.agents.values():

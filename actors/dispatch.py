@@ -95,6 +95,7 @@ class Dispatch:
             except RayhaulError as error:
                 log.warning("lease not sent yet: %s", error.message, extra={"jobId": lease.job_id, "code": error.code})
                 self._unsent.append(lease)
+                book.wait_to_send(lease.lease_id, now_s)
         for agent, lease_ids in draft.revokes.items():
             await _sent(agent, self._pool.revoke(agent, lease_ids))
         await self._ask(book, now_s)

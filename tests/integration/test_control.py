@@ -304,6 +304,23 @@ async def test_orders_that_can_not_be_made_cost_no_turn() -> None:
         assert job_id in agent.job_ids
 
 
+async def test_orders_that_can_not_be_made_for_long() -> None:
+    """Nobody is blamed: the lease stays with its agent, which is sent it as soon as it can be."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.running(1)
+        agent.tell_opened(agent.order_of(job_id))
+        await agent.report()
+        await rig.call(rig.scheduler.stop_job(agent.name, job_id))
+        rig.seam.fail["parts"] = Unavailable("no connection")
+        await rig.live(300, step_s=5)
+        rig.seam.fail.clear()
+        await rig.live(1)
+        assert agent.job_ids == [job_id]
+        job = await rig.job(job_id)
+        assert (job.epoch, job.requeues, rig.record(agent.name).missed) == (2, 0, 0)
+
+
 async def test_an_agent_that_can_not_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Orders for the others leave in the same turn, and once; its own go out again once it is there, uncharged."""
     async with rig_with(agent={"slots": 1}) as rig:
