@@ -170,10 +170,10 @@ def parts(connection: sa.Connection, session_id: str) -> Sequence[PartDone]:
     return [rows.part(row) for row in connection.execute(query)]
 
 
-def parts_of_job(connection: sa.Connection, viewer: Viewer, job_id: str) -> JobParts:
+def parts_of_job(connection: sa.Connection, viewer: Viewer, job_id: str, sealer: Sealer = PLAIN) -> JobParts:
     """Raises: NotFound."""
     connection = of_one_snapshot(connection)
-    _check_visible(connection, viewer, job_id)
+    result = job(connection, viewer, job_id, sealer).result
     sessions, leases = tables.upload_sessions.c, tables.leases.c
     newest = sa.select(tables.upload_sessions).where(
         sessions.job_id == job_id, sessions.state.in_((SessionState.OPEN, SessionState.COMPLETED))
@@ -182,17 +182,24 @@ def parts_of_job(connection: sa.Connection, viewer: Viewer, job_id: str) -> JobP
     held = sa.select(tables.leases).where(leases.job_id == job_id).order_by(leases.first_part, leases.epoch)
     return JobParts(
         session=None if row is None else rows.session(row),
-        runs=[] if row is None else _runs(connection, row.session_id),
+        runs=[] if row is None else _runs(connection, row.session_id, None if result is None else result.parts_count),
         leases=[rows.lease(found) for found in connection.execute(held)],
     )
 
 
-def _runs(connection: sa.Connection, session_id: str) -> Sequence[PartsRun]:
-    """Return a session's parts as runs: within one, a part's number and its place among its agent's grow alike."""
+def _runs(connection: sa.Connection, session_id: str, parts_count: int | None) -> Sequence[PartsRun]:
+    """Return a session's parts as runs: within one, a part's number and its place among its agent's grow alike.
+
+    `parts_count`: of the object, once it is there. A stream that was begun again may have ended before parts that came
+    the first time.
+    """
     parts = tables.parts.c
     place = sa.func.row_number().over(partition_by=parts.agent, order_by=parts.number)
     placed = sa.select(parts.agent, parts.number, parts.size_bytes, (parts.number - place).label("run"))
-    one = placed.where(parts.session_id == session_id).subquery().c
+    placed = placed.where(parts.session_id == session_id)
+    if parts_count is not None:
+        placed = placed.where(parts.number <= parts_count)
+    one = placed.subquery().c
     first, last = sa.func.min(one.number), sa.func.max(one.number)
     query = sa.select(one.agent, first, last, sa.func.sum(one.size_bytes)).group_by(one.agent, one.run).order_by(first)
     return [

@@ -218,7 +218,7 @@ class SqlLedger(Ledger):
         return await self._readers.call(lambda connection: read.parts(connection, session_id))
 
     async def parts_of_job(self, viewer: Viewer, job_id: str) -> JobParts:
-        return await self._readers.call(lambda connection: read.parts_of_job(connection, viewer, job_id))
+        return await self._readers.call(lambda connection: read.parts_of_job(connection, viewer, job_id, self._sealer))
 
     async def spent(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], IdempotencyRecord]:
         return await self._readers.call(lambda connection: read.spent(connection, keys))

@@ -87,6 +87,19 @@ async def test_the_receipt_tells_who_brought_how_much(site: Site, scene: Scene) 
     assert (await shown(site, small, "receipt"))["broughtBy"] == [{"agent": "agent-2", "bytes": 1000}]
 
 
+async def test_parts_that_are_not_in_the_object(site: Site, scene: Scene) -> None:
+    """A stream of no known length was begun again and ended sooner: what came the first time after that is nobody's."""
+    agents = ["agent-2", "agent-2", "agent-1", "agent-1"]
+    await add_upload(scene, agents, state=SessionState.COMPLETED, size_bytes=None)
+    stored = JobResult(bucket="bucket", key="a/file.bin", size_bytes=2 * PART, etag="abc", sha256=None, parts_count=2)
+    await site.plane.move(scene.running, JobEvent.UPLOADING, JobEvent.COMPLETED, result=stored, agents=("agent-2",))
+    told = await shown(site, scene.running)
+    assert [(one["agent"], one["numbers"]) for one in told["brought"]] == [("agent-2", "1-2")]
+    assert (told["partsDone"], told["partsTotal"]) == (2, 2)
+    receipt = await shown(site, scene.running, "receipt")
+    assert receipt["broughtBy"] == [{"agent": "agent-2", "bytes": 2 * PART}]
+
+
 async def test_a_lease_that_is_over_brings_nothing_more(site: Site, scene: Scene) -> None:
     lease = Lease(
         lease_id="lease_x",
