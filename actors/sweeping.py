@@ -13,7 +13,7 @@ from rayhaul.settings import SweepSettings
 
 log = logging.getLogger(__name__)
 
-#: A store's clock may be that far from ours.
+#: A store's clock, and that of a scheduler before this one, may be that far from ours.
 _CLOCKS_APART = timedelta(minutes=1)
 
 
@@ -41,8 +41,8 @@ class Sweeping:
         return None if swept_at is None else self._order()
 
     def _is_recent(self, ago: timedelta) -> bool:
-        # What is still to come is of a clock that was set back.
-        return timedelta() <= ago < timedelta(seconds=self._settings.interval_s)
+        # What is still to come is of a clock that was set back, or of another scheduler's.
+        return -_CLOCKS_APART <= ago < timedelta(seconds=self._settings.interval_s)
 
     def _order(self, nobodys: tuple[OpenUpload, ...] = ()) -> SweepOrder:
         self.order_id = self._new_id("sweep")

@@ -51,3 +51,18 @@ async def test_soon_after_a_long_pause() -> None:
         swept_at = (await rig.ledger.state()).swept_at
         assert swept_at is not None
         assert utc(rig.clock()) - swept_at < timedelta(seconds=10)
+
+
+async def test_a_scheduler_whose_clock_is_behind() -> None:
+    """One that takes over with a clock half a minute behind looks no sooner; one set back by hours looks once."""
+    async with rig_with() as rig:
+        await rig.begin(1)
+        await rig.live(INTERVAL_S + 60, step_s=5)
+        assert len(sweeps(rig)) == 1
+        swept_at = (await rig.ledger.state()).swept_at
+        assert swept_at is not None
+        for set_back_s, times in ((30, 0), (7200, 1)):
+            rig.clock.now_s = swept_at.timestamp() - set_back_s
+            await rig.restart()
+            await rig.live(60, step_s=5)
+            assert len(sweeps(rig)) == times
