@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -61,6 +61,13 @@ class Settings(BaseSettings):
         """Take Python's word, and capitals, too."""
         level = level.lower() if isinstance(level, str) else level
         return "warn" if level == "warning" else level
+
+    @model_validator(mode="after")
+    def _own_no_others(self) -> Self:
+        """Refuse to own what keys only begin with: that of `in` is that of another cluster's `inner/` as well."""
+        if self.sweep.owns_prefix and not f"/{self.s3.prefix}".endswith("/"):
+            raise ValueError("sweep.owns_prefix: s3.prefix has to end in /")
+        return self
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -80,5 +80,6 @@ class SweepSettings(Group):
     owns_prefix: bool = Field(
         default=False,
         description="Nobody but this cluster uploads under `s3.prefix`: what its ledger does not know there is "
-        "aborted, under keys that callers named as well. Else such uploads are left to the rule.",
+        "aborted, under keys that callers named as well. Such a prefix is empty, or ends in `/`. Else such uploads are "
+        "left to the rule.",
     )

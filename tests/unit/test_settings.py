@@ -43,6 +43,22 @@ def test_refused_by_name(
     assert refused.value.errors()[0]["loc"] == where
 
 
+@pytest.mark.parametrize(("prefix", "is_taken"), [("", True), ("in/", True), ("in", False)])
+def test_a_prefix_that_is_owned(
+    prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_taken: bool
+) -> None:
+    """It is a folder: with `in` the uploads of another cluster under `inner/` would be taken for nobody's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAYHAUL_S3__PREFIX", prefix)
+    assert Settings().s3.prefix == prefix
+    monkeypatch.setenv("RAYHAUL_SWEEP__OWNS_PREFIX", "true")
+    if is_taken:
+        assert Settings().sweep.owns_prefix
+    else:
+        with pytest.raises(ValidationError, match=r"s3\.prefix has to end in /"):
+            Settings()
+
+
 def test_secrets_do_not_print(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A secret key is not in the settings' text."""
     monkeypatch.chdir(tmp_path)
