@@ -53,6 +53,8 @@ class Swarm:
         self._ticking: asyncio.Task[None] | None = None
         self._torrents: dict[str, Torrent] = {}
         self._changing = asyncio.Lock()
+        #: What is told of a torrent may come before it is known here: it waits, and so does all else.
+        self._is_adding = False
         #: The library had no way for datagrams when it wanted to ask them, and would wait the longer each time.
         self._has_unasked_trackers = False
 
@@ -82,7 +84,13 @@ class Swarm:
         Raises: RayhaulError.
         """
         async with self._changing:
-            torrent = await self._found(magnet, document)
+            finding = asyncio.ensure_future(self._found(magnet, document))
+            try:
+                torrent = await asyncio.shield(finding)
+            except asyncio.CancelledError:
+                # What the library has by then must not be in nobody's hands.
+                await asyncio.gather(finding, return_exceptions=True)
+                raise
             torrent.users_count += 1
         try:
             yield torrent
@@ -115,13 +123,15 @@ class Swarm:
             await self._make_way()
         params = lt.add_torrent_params() if document is None else await asyncio.to_thread(parsed, document)
         directory = await asyncio.to_thread(self.scratch.directory, name)
+        self._is_adding = True
         try:
             handle = await asyncio.to_thread(session.add_torrent, dressed(params, magnet, directory))
+            torrent = self._torrents[name] = Torrent(magnet, handle, directory, clock=asyncio.get_running_loop().time)
         except RuntimeError as error:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             raise SourceFailed("The torrent cannot be opened.") from error
-        torrent = Torrent(magnet, handle, directory, clock=asyncio.get_running_loop().time)
-        self._torrents[name] = torrent
+        finally:
+            self._is_adding = False
         if document is not None:
             torrent.told()
         return torrent
@@ -187,9 +197,11 @@ class Swarm:
         with suppress(BlockingIOError):
             while self._bell.recv(4096):
                 pass
+        if self._is_adding:
+            return
         for alert in self._session.pop_alerts():
             if isinstance(alert, lt.tracker_error_alert):
-                # It may be of a torrent that is being added. No tracker can say this one.
+                # No tracker can say this one.
                 is_own = alert.error.category().name() in {"generic", "system"} and alert.error.value() == errno.EACCES
                 self._has_unasked_trackers = self._has_unasked_trackers or is_own
             elif isinstance(alert, lt.state_update_alert):

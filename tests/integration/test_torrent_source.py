@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,11 +46,12 @@ from rayhaul.metrics import Meter
 from rayhaul.origins import HostGrant, host_of
 from rayhaul.settings import SourcesSettings
 from serve_app.seaweed import Seaweed
-from tasks import extras
+from tasks import extras, swarm
 from tasks.gates import Gates
 from tasks.guard import AddressGuard
 from tasks.links import Link
 from tasks.pace import Line, Pace
+from tasks.torrent_session import begun
 from tasks.torrent_source import TorrentTransport
 from tasks.transports import Transports
 
@@ -198,6 +200,70 @@ async def test_a_seeder_that_goes_away_and_comes_back(shared: Shared, tmp_path: 
             assert seeder.sent_bytes <= SIZE - PART + 3 * PIECE
     assert first == content_bytes(7, 0, PART)
     assert whole == content_bytes(7, 0, SIZE)
+
+
+# --- a machine that is busy ---
+
+
+class _LateSession:
+    """The library's session, whose word that a torrent was added comes only after all that it tells of it."""
+
+    def __init__(self, session: Any, until: Callable[[Any], bool]) -> None:
+        self._session = session
+        self._until = until
+        self.has_added = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def add_torrent(self, params: Any) -> Any:
+        handle = self._session.add_torrent(params)
+        self.has_added.set()
+        ends_s = time.monotonic() + 30
+        while not self._until(handle) and time.monotonic() < ends_s:
+            time.sleep(0.01)
+        return handle
+
+
+async def test_what_is_told_of_a_torrent_at_once(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer may tell what it consists of before it is known here that it was added."""
+    monkeypatch.setattr(
+        swarm, "begun", lambda *how: _LateSession(begun(*how), lambda handle: bool(handle.status().has_metadata))
+    )
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            pin = await transport.probe(Link(shared.magnet(f"x.pe={seeder.host_port}", "so=1")), None)
+            assert pin.size_bytes == SIZE
+
+
+async def test_who_gives_up_while_a_torrent_is_added(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there for the next one."""
+    made: list[_LateSession] = []
+    may_go = threading.Event()
+
+    def late(*how: Any) -> Any:
+        made.append(_LateSession(begun(*how), lambda _handle: may_go.is_set()))
+        return made[0]
+
+    monkeypatch.setattr(swarm, "begun", late)
+    with seeding(shared) as seeder:
+        async with torrents(tmp_path, seeder.host_port) as transport:
+            link = Link(shared.magnet(f"x.pe={seeder.host_port}", "so=1"))
+            looking = asyncio.create_task(transport.probe(link, None))
+            async with asyncio.timeout(30):
+                while not (made and made[0].has_added.is_set()):
+                    await asyncio.sleep(0.01)
+            looking.cancel()
+            await asyncio.sleep(0)
+            may_go.set()
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+            made.clear()
+            assert (await transport.probe(link, None)).size_bytes == SIZE
 
 
 # --- the pace ---
