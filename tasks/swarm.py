@@ -11,14 +11,17 @@ import errno
 import itertools
 import shutil
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import libtorrent as lt
 
 from rayhaul.errors import AgentFull, Internal, SourceFailed, SourceStalled
+from rayhaul.policy.rates import Reader, shares
 from tasks.guard import AddressGuard
 from tasks.magnet import Magnet
+from tasks.pace import Pace
 from tasks.scratch import Scratch
 from tasks.torrent_pieces import Torrent, introduce, tell
 from tasks.torrent_proxy import TorrentProxy
@@ -174,8 +177,8 @@ class Swarm:
             await asyncio.sleep(_TICK_S)
             self._hear()
             async with self._changing:
+                self._keep_paces()
                 for torrent in [*self._torrents.values()]:
-                    torrent.keep_pace()
                     has_lingered = loop.time() - torrent.left_s >= self._linger_s
                     if not torrent.users_count and (torrent.has_failed or has_lingered):
                         await self._remove(torrent)
@@ -188,6 +191,17 @@ class Swarm:
                     if alone:
                         consider_again(self._session, alone, turn)
                     self._session.post_torrent_updates()
+
+    def _keep_paces(self) -> None:
+        """Have the torrents that are read at the same pace fetched no faster together than it is."""
+        torrents = self._torrents.values()
+        readers: defaultdict[Pace, dict[str, Reader]] = defaultdict(dict)
+        for torrent in torrents:
+            for pace in torrent.paces:
+                readers[pace][torrent.name] = torrent.reader
+        granted = {pace: shares(pace.bytes_per_s, those) for pace, those in readers.items()}
+        for torrent in torrents:
+            torrent.keep_pace(min((granted[pace][torrent.name] for pace in torrent.paces), default=None))
 
     # --- what the library tells ---
 

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from rayhaul.errors import (
     SourceStalled,
     SourceUnreachable,
 )
+from rayhaul.policy.rates import Reader
 from tasks.hashing import hashed
 from tasks.magnet import TRACKERS_MAX, Magnet
-from tasks.pace import Line, bytes_per_s_of
+from tasks.pace import Line, Pace, bytes_per_s_of
 from tasks.scratch import no_room
 
 _log = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ class Torrent:
         self._lines: list[Line | None] = []
         #: As the library was told; 0: none.
         self._limit_bytes_per_s = 0
+        #: Of the paces at which others are read as well, as was told last; None: there are none.
+        self._share_bytes_per_s: int | None = None
+        self._bytes_per_s = 0
 
     async def known(self) -> lt.torrent_info:
         """Return what the torrent consists of, once a peer has told it. Raises: RayhaulError."""
@@ -103,25 +107,39 @@ class Torrent:
     def read_in(self, line: Line | None) -> Iterator[None]:
         """Have pieces fetched no faster than they may be read, for the time of the block; what they are is known."""
         self._lines.append(line)
-        self.keep_pace()
+        self.keep_pace(self._share_bytes_per_s)
         try:
             yield
         finally:
             self._lines.remove(line)
-            self.keep_pace()
+            self.keep_pace(self._share_bytes_per_s)
 
-    def keep_pace(self) -> None:
+    def keep_pace(self, share_bytes_per_s: int | None) -> None:
         """Tell the library how fast the torrent may be read by now. While nobody reads, what was told last holds."""
         if not self._lines or self.has_failed or self.info is None:
             return
+        self._share_bytes_per_s = share_bytes_per_s
         lines = [line for line in self._lines if line is not None]
         bytes_per_s = None if len(lines) < len(self._lines) else bytes_per_s_of(lines)
+        if bytes_per_s is not None and share_bytes_per_s is not None:
+            bytes_per_s = min(bytes_per_s, share_bytes_per_s)
         # No byte of a piece is given before all of it is there: with less, readers would seem to be stuck.
         least = len(self._lines) * self.info.piece_length() // _PIECE_S_MAX
         limit = 0 if bytes_per_s is None else max(1, least, bytes_per_s)
         if limit != self._limit_bytes_per_s:
             self._limit_bytes_per_s = limit
             self.handle.set_download_limit(limit)
+
+    @property
+    def paces(self) -> Collection[Pace]:
+        """Those that hold for all who read it now."""
+        each = [() if line is None else line.paces for line in self._lines]
+        return set(each[0]).intersection(*each[1:]) if each else ()
+
+    @property
+    def reader(self) -> Reader:
+        """What it is among others that are read at the same pace."""
+        return Reader(len(set(self._lines)), granted=self._limit_bytes_per_s, used=self._bytes_per_s)
 
     @property
     def is_alone(self) -> bool:
@@ -168,6 +186,7 @@ class Torrent:
     def updated(self, status: lt.torrent_status) -> None:
         self.has_peers = status.num_peers > 0
         self._has_met_peers = self._has_met_peers or self.has_peers
+        self._bytes_per_s = status.download_payload_rate
         if status.total_payload_download != self._bytes_count:
             self._bytes_count = status.total_payload_download
             self.moved_s = self._clock()

@@ -301,6 +301,36 @@ async def test_no_more_is_fetched_than_may_pass(shared: Shared, tmp_path: Path) 
                 await limited_to(5 * 10**6)
 
 
+async def test_torrents_share_a_pace(shared: Shared, tmp_path: Path) -> None:
+    """What is read at one pace is fetched no faster than that, be it of several torrents; one alone has all of it."""
+    other = share(tmp_path / "seed", {"x.bin": content_bytes(5, 0, SIZE)})
+    with seeding(shared) as seeder, seeding(other, host="127.0.0.2") as second:
+        async with torrents(tmp_path / "scratch", seeder.host_port, second.host_port) as transport:
+            cluster = Pace(8 * 10**6)
+            links = [
+                Link(url, line=Line({f"job:{url}": Pace(10**8), "cluster": cluster}))
+                for url in (
+                    shared.magnet(f"x.pe={seeder.host_port}", "so=1"),
+                    other.magnet(f"x.pe={second.host_port}"),
+                )
+            ]
+            pins = [await transport.probe(link, None) for link in links]
+            handles = [torrent.handle for torrent in transport._swarm._torrents.values()]
+
+            async def limited_to(*bytes_per_s: int) -> None:
+                async with asyncio.timeout(30):
+                    while tuple(handle.download_limit() for handle in handles) != bytes_per_s:
+                        await asyncio.sleep(0.05)
+
+            async with in_part(transport, links[0], pins[0]):
+                async with in_part(transport, links[1], pins[1]):
+                    # Nobody reads on: both have come to where nothing more is asked for.
+                    await limited_to(4 * 10**6, 4 * 10**6)
+                    cluster.set(2 * 10**6)
+                    await limited_to(10**6, 10**6)
+                await limited_to(2 * 10**6, 10**6)
+
+
 @asynccontextmanager
 async def in_part(transport: TorrentTransport, link: Link, pin: Metadata) -> AsyncIterator[None]:
     """Be in the middle of a part."""
