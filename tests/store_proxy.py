@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from random import Random
 from types import TracebackType
@@ -22,6 +23,8 @@ from rayhaul.settings import S3Settings
 
 #: R2, "Error codes", 10058.
 _TOO_OFTEN = "TooManyRequests"
+#: No client of ours waits so long for an answer.
+_HANGS_S_MAX = 60.0
 
 Operation = Literal[
     "upload_part",
@@ -52,7 +55,7 @@ class Fault:
     drop_answer: bool = False
     #: A bit of the body is flipped on the way.
     flip_bit: bool = False
-    #: Nothing is read or answered until the client goes away.
+    #: Nothing is read or answered until the client goes away, or for a minute.
     hang: bool = False
     #: Response headers that do not get through, in lower case.
     hide_headers: tuple[str, ...] = ()
@@ -327,8 +330,11 @@ def _listed(content: bytes, fault: Fault) -> bytes:
 
 
 async def _until_left(request: web.Request) -> None:
-    while request.transport is not None and not request.transport.is_closing():
-        await asyncio.sleep(0.05)
+    # Who leaves in the middle of a body is not seen to: the end of it stands behind what nobody reads.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HANGS_S_MAX):
+            while request.transport is not None and not request.transport.is_closing():
+                await asyncio.sleep(0.05)
 
 
 async def _read_up_to(content: aiohttp.StreamReader, bytes_count: int) -> None:
