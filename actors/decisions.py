@@ -222,7 +222,8 @@ def _complete(draft: Draft, job: Job, lease: Lease, notice: Transferred) -> None
     result = notice.result
     session = draft.open_session(job.id)
     if session is not None:
-        draft.put_session(session, SessionState.COMPLETED)
+        # What has no bytes was put at once, and is not of an upload that was opened for an earlier try.
+        draft.put_session(session, SessionState.COMPLETED if result.size_bytes else SessionState.ABORTING)
     draft.end(lease)
     quotas.charge_result(draft, job, result.size_bytes)
     draft.transition(

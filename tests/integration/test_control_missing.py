@@ -4,7 +4,7 @@ import pytest
 from control_rig import HandAgent, Rig, rig_with
 
 from actors.ports import Command
-from rayhaul.errors import Conflict
+from rayhaul.errors import Conflict, SourceTruncated
 from rayhaul.job import JobStatus, Priority
 from rayhaul.ledger.base import Role, Viewer
 from rayhaul.report import CommitAsked
@@ -109,6 +109,23 @@ async def test_what_a_lost_agent_may_have_put_is_taken_back() -> None:
         await rig.live(10)
         (order,) = agent.aborts
         assert order.epoch is None
+
+
+async def test_an_upload_that_is_not_what_was_published() -> None:
+    """A stream that comes to nothing is put at once: the upload that an earlier try had opened is aborted, no more."""
+    async with rig_with() as rig:
+        (agent,) = await rig.begin(1)
+        (job_id,) = await rig.running(1)
+        agent.tell_opened(agent.order_of(job_id))
+        await agent.report()
+        agent.tell_failed(agent.order_of(job_id), SourceTruncated().failure())
+        await agent.report()
+        await rig.live(60)
+        agent.tell_done(agent.order_of(job_id), size_bytes=0)
+        await agent.report()
+        await rig.live(2)
+        (abort,) = agent.aborts
+        assert (await rig.status(job_id), bool(abort.upload_id), abort.epoch) == (JobStatus.COMPLETED, True, None)
 
 
 async def test_an_abort_that_an_agent_gave_up_is_ordered_again_soon() -> None:

@@ -461,6 +461,15 @@ async def test_a_resumed_stream_begins_anew(bench: Bench) -> None:
     assert control.bytes_done == 2 * PART + 5
 
 
+async def test_a_resumed_stream_that_is_empty(bench: Bench) -> None:
+    """It is put at once, as no upload can have no parts; that of the earlier attempt is left to the scheduler."""
+    order, control = await interrupted(bench, lose_at="commit")
+    later = await bench.order(0, pinned=WAYS["unknown length"])
+    result = await bench.run(replace(later, key=order.key, session=order.session, parts_done=order.parts_done))
+    assert (result.size_bytes, len(await bench.sink.list_uploads(order.key))) == (0, 1)
+    await bench.abort(control)
+
+
 # --- checksums ---
 
 
