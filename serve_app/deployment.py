@@ -38,6 +38,8 @@ _SERVE_DEFAULT = ("127.0.0.1", 8000)
 _ONGOING_MAX = 4096
 #: Longest wait for the log lines of a node; a process may have to be started there first.
 _NODE_LINES_S = 20.0
+#: What one of several replicas asks for: so little that any node has it.
+_MEMORY_BYTES = 1024 * 1024
 _LOGGING = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
 
 
@@ -174,15 +176,16 @@ def _application(settings: Settings, ledger_url: str) -> serve.Application:
     deployment: Any = Api
     app: serve.Application = deployment.options(
         num_replicas=settings.api.replicas,
-        ray_actor_options={"num_cpus": 0, "resources": _place(settings)},
+        ray_actor_options={"num_cpus": 0, **_place(settings)},
         logging_config=_LOGGING,
     ).bind(settings, ledger_url)
     return app
 
 
-def _place(settings: Settings) -> dict[str, float]:
+def _place(settings: Settings) -> dict[str, Any]:
     """Return what a replica's node must have. A single one stays on the head: a node with a replica is never idle.
 
-    Several are spread over the nodes, which then stay.
+    Several are spread over the nodes, which then stay. Ray spreads only what asks for something: whatever needs nothing
+    goes to a node that is drawn by lot, and all replicas may meet on one.
     """
-    return {"head": 0.001} if settings.api.replicas == 1 else {}
+    return {"resources": {"head": 0.001}} if settings.api.replicas == 1 else {"memory": _MEMORY_BYTES}
