@@ -176,16 +176,17 @@ def _application(settings: Settings, ledger_url: str) -> serve.Application:
     deployment: Any = Api
     app: serve.Application = deployment.options(
         num_replicas=settings.api.replicas,
-        ray_actor_options={"num_cpus": 0, **_place(settings)},
+        ray_actor_options=place_of_replicas(settings),
         logging_config=_LOGGING,
     ).bind(settings, ledger_url)
     return app
 
 
-def _place(settings: Settings) -> dict[str, Any]:
+def place_of_replicas(settings: Settings) -> dict[str, Any]:
     """Return what a replica's node must have. A single one stays on the head: a node with a replica is never idle.
 
     Several are spread over the nodes, which then stay. Ray spreads only what asks for something: whatever needs nothing
     goes to a node that is drawn by lot, and all replicas may meet on one.
     """
-    return {"resources": {"head": 0.001}} if settings.api.replicas == 1 else {"memory": _MEMORY_BYTES}
+    needed = {"resources": {"head": 0.001}} if settings.api.replicas == 1 else {"memory": _MEMORY_BYTES}
+    return {"num_cpus": 0, **needed}

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from ray.serve.schema import ServeDeploySchema
 
-    from serve_app.deployment import APP, Api, app_builder
+    from serve_app.deployment import APP, app_builder, place_of_replicas
 
 ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]
@@ -33,8 +33,8 @@ def test_serve_takes_the_rayservice() -> None:
     (application,) = config.applications
     assert (application.name, application.route_prefix) == (APP, "/")
     assert application.import_path == f"{app_builder.__module__}:{app_builder.__name__}"
-    deployment: Any = Api
-    assert [chosen.name for chosen in application.deployments] == [deployment.name]
+    # A number of replicas that only Serve knows would not be shared by their rate limits, nor spread over the nodes.
+    assert list(application.deployments) == []
 
 
 def test_the_rayservice_agrees_with_itself() -> None:
@@ -54,9 +54,13 @@ def test_the_rayservice_agrees_with_itself() -> None:
     assert environment["RAYHAUL_SCALING__AGENTS_MAX"] == str(workers["maxReplicas"])
     assert environment["RAYHAUL_SCALING__AGENTS_MIN"] == str(workers["minReplicas"])
     settings = Settings.model_validate(
-        {"scaling": {"agents_min": 1, "agents_max": environment["RAYHAUL_SCALING__AGENTS_MAX"]}}
+        {
+            "api": {"replicas": environment["RAYHAUL_API__REPLICAS"]},
+            "scaling": {"agents_min": 1, "agents_max": environment["RAYHAUL_SCALING__AGENTS_MAX"]},
+        }
     )
     assert settings.scaling.agents_max == workers["maxReplicas"]
+    assert "resources" not in place_of_replicas(settings)
     for field in ("image", "envFrom", "env", "securityContext"):
         assert head_pod[field] == worker_pod[field]
     assert cluster["rayVersion"] in (ROOT / "setup.cfg").read_text().split("ray[serve]==")[1].splitlines()[0]
@@ -84,3 +88,12 @@ def test_the_pods_are_locked_down() -> None:
     assert templates[1]["spec"]["automountServiceAccountToken"] is False
     open_to_all = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
     assert open_to_all == [[{"port": 8000}]]
+
+
+def test_where_replicas_go() -> None:
+    """One stays on the head. Several ask for something that each node has: Ray spreads no others, but draws lots."""
+    one, several = (place_of_replicas(Settings.model_validate({"api": {"replicas": count}})) for count in (1, 3))
+    assert one == {"num_cpus": 0, "resources": {"head": 0.001}}
+    assert several["num_cpus"] == 0
+    assert "resources" not in several
+    assert several["memory"] > 0
