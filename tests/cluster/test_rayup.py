@@ -238,12 +238,10 @@ def test_up_deploy_jobs_upgrade_down(desk: Desk, hosts: Hosts, settings: dict[st
     assert sorted(map(sorted, map(agents_of, workers))) == [["agent-1"], ["agent-2"]]
     assert agents_of(head) == set()
 
-    # The head has an ingress, and so has each host with a replica, which are all hosts. All of them know of the jobs,
-    # whoever took them.
-    replicas = [address for address, _ in processes(hosts, "ServeReplica:rayhaul:api")]
+    # The head has an ingress, and so has each host with a replica. All of them know of the jobs, whoever took them.
+    replicas = replica_hosts(hosts)
     assert len(replicas) == 3
-    assert {*replicas} == {host.address for host in hosts.hosts}
-    for address in replicas:
+    for address in {head.address, *replicas}:
         # What a load balancer, or KubeRay, asks.
         healthz = f"http://{address}:8000/-/healthz"
         eventually(lambda url=healthz: status(url) == 200, within_s=60, what=healthz)  # type: ignore[misc]
@@ -317,6 +315,10 @@ def assert_token_is_private(hosts: Hosts) -> None:
     assert "InvalidAuthToken" in refused.stderr or "Unauthenticated" in refused.stderr, refused.stderr[-500:]
 
 
+def replica_hosts(hosts: Hosts) -> list[str]:
+    return [address for address, _ in processes(hosts, "ServeReplica:rayhaul:api")]
+
+
 def upgrade_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str, deploy: str) -> None:
     """Deploy once more while a job runs: the API answers all the time, and the job completes with the right bytes."""
     head = hosts.hosts[0]
@@ -333,6 +335,9 @@ def upgrade_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str, deploy
     print(f"\n           {reader.asked} reads of the API meanwhile, {reader.failed} without an answer", end="")
     assert reader.asked > 10
     assert reader.failed == 0
+    # At the first deployment the workers may not have joined yet.
+    everywhere = sorted(host.address for host in hosts.hosts)
+    eventually(lambda: sorted(replica_hosts(hosts)) == everywhere, within_s=60, what="a replica on each host")
 
 
 def restart_under_way(desk: Desk, hosts: Hosts, origin: Origin, key: str) -> None:
