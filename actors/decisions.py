@@ -150,7 +150,7 @@ def _lease_failed(draft: Draft, job: Job, lease: Lease, failure: Failure, rules:
     if draft.leases_of_job(job.id) and _is_of_one_stripe(failure):
         stripes.set_back(draft, job, lease.agent, _waits(failure, rules), failure.message)
         draft.count(REQUEUES, failure.code)
-    elif failure.of_agent or failure.of_host:
+    elif not failure.is_of_job:
         _hand_back_uncharged(draft, replace(job, attempt=job.attempt - 1), failure, told)
     else:
         fail_attempt(draft, job, failure, rules, told)
@@ -198,10 +198,10 @@ def _probe_failed(draft: Draft, notice: ProbeFailed, rules: Rules) -> bool:
     job = draft.job(notice.job_id)
     if job is None or job.metadata is not None or job.status is not JobStatus.QUEUED:
         return False
-    if notice.failure.of_agent or notice.failure.of_host:
-        _hand_back_uncharged(draft, job, notice.failure, {"stage": "metadata"})
-    else:
+    if notice.failure.is_of_job:
         fail_attempt(draft, replace(job, attempt=job.attempt + 1), notice.failure, rules, {"stage": "metadata"})
+    else:
+        _hand_back_uncharged(draft, job, notice.failure, {"stage": "metadata"})
     return True
 
 

@@ -54,6 +54,11 @@ class Failure:
     #: Nobody asked: the host has no connection for the job until others are done with theirs.
     of_host: bool = False
 
+    @property
+    def is_of_job(self) -> bool:
+        """Whether it says anything of the job; else no attempt is charged."""
+        return not (self.of_agent or self.of_host)
+
 
 class RayhaulError(Exception):
     code: ClassVar[str] = "internal"

@@ -286,15 +286,21 @@ async def test_what_a_failed_turn_decided_is_not_done_later() -> None:
         assert (agent.probes, rig.pool.added) == ([], asked_for)
 
 
+async def leased_again_without_its_parts(rig: Rig) -> tuple[HandAgent, str]:
+    """Have a job's upload be gone on with while the ledger does not tell its parts: the order cannot be made."""
+    (agent,) = await rig.begin(1)
+    (job_id,) = await rig.running(1)
+    agent.tell_opened(agent.order_of(job_id))
+    await agent.report()
+    await rig.call(rig.scheduler.stop_job(agent.name, job_id))
+    rig.seam.fail["parts"] = Unavailable("no connection")
+    return agent, job_id
+
+
 async def test_orders_that_can_not_be_made_cost_no_turn() -> None:
     """A read that fails after the commit takes nothing back: its lease is sent again later, uncharged."""
     async with rig_with() as rig:
-        (agent,) = await rig.begin(1)
-        (job_id,) = await rig.running(1)
-        agent.tell_opened(agent.order_of(job_id))
-        await agent.report()
-        await rig.call(rig.scheduler.stop_job(agent.name, job_id))
-        rig.seam.fail["parts"] = Unavailable("no connection")
+        agent, job_id = await leased_again_without_its_parts(rig)
         with suppress(Unavailable):
             await rig.tick()
         rig.seam.fail.clear()
@@ -307,12 +313,7 @@ async def test_orders_that_can_not_be_made_cost_no_turn() -> None:
 async def test_orders_that_can_not_be_made_for_long() -> None:
     """Nobody is blamed: the lease stays with its agent, which is sent it as soon as it can be."""
     async with rig_with() as rig:
-        (agent,) = await rig.begin(1)
-        (job_id,) = await rig.running(1)
-        agent.tell_opened(agent.order_of(job_id))
-        await agent.report()
-        await rig.call(rig.scheduler.stop_job(agent.name, job_id))
-        rig.seam.fail["parts"] = Unavailable("no connection")
+        agent, job_id = await leased_again_without_its_parts(rig)
         await rig.live(300, step_s=5)
         rig.seam.fail.clear()
         await rig.live(1)
